@@ -1,0 +1,87 @@
+"""Everything that can go wrong, by the name the workflow and the user see.
+
+    DropmillError
+    |-- InvalidDrop            the dataset can't be used; nothing was started
+    |-- InvalidRecipe          the recipe can't be used; nothing was started
+    |-- RunClosed              the run has ended; nothing more is launched for it
+    |-- JobFailed              SageMaker ended the job: the data's or the algorithm's fault
+    |-- JobStopped             the job was stopped: by its time limit or by hand
+    |-- CapacityError          SageMaker had no instance to give; the workflow tries again later
+    |-- EndpointFailed         the endpoint never came into service
+    |-- LeaseExpired           the resource was still there at its deadline and was taken down
+    |-- PredictionFailed       the endpoint refused or garbled the test rows
+    `-- StillClosing           a resource is not gone yet; the workflow looks again
+
+A class's name is what `Retry` and `Catch` match in the workflow file; its message is written for the user: what
+happened, where, and what to do.
+"""
+
+from collections.abc import Sequence
+
+
+class DropmillError(Exception):
+    """The base of every error with a message for the user."""
+
+
+class InvalidDrop(DropmillError):
+    """The dataset can't be used. The message names the file and, where there is one, row and column."""
+
+
+class InvalidRecipe(DropmillError):
+    """The recipe can't be used. The message names the recipe and, where there is one, the line."""
+
+
+class RunClosed(DropmillError):
+    """The run has ended, so nothing more is launched for it."""
+
+
+class JobFailed(DropmillError):
+    """SageMaker reports a failed job that another attempt would not mend."""
+
+
+class JobStopped(DropmillError):
+    """The job ended `Stopped`: by its time limit, or by hand."""
+
+
+class CapacityError(DropmillError):
+    """SageMaker had no instance of the asked type to give."""
+
+
+class EndpointFailed(DropmillError):
+    """The endpoint ended `Failed` before it answered anything."""
+
+
+class LeaseExpired(DropmillError):
+    """A resource was still there at its lease's deadline and was taken down."""
+
+
+class PredictionFailed(DropmillError):
+    """The endpoint refused the test rows, or its answer could not be read."""
+
+
+class StillClosing(DropmillError):
+    """A resource is not gone yet."""
+
+
+ERRORS_BY_NAME = {
+    error.__name__: error
+    for error in (
+        InvalidDrop,
+        InvalidRecipe,
+        RunClosed,
+        JobFailed,
+        JobStopped,
+        CapacityError,
+        EndpointFailed,
+        LeaseExpired,
+        PredictionFailed,
+        StillClosing,
+    )
+}
+
+
+def several(problems: Sequence[str], *, most: int = 10) -> str:
+    """Join up to `most` problems into one readable message."""
+    shown = "\n".join(f"- {problem}" for problem in problems[:most])
+    rest = len(problems) - most
+    return f"{shown}\n- and {rest} more" if rest > 0 else shown
