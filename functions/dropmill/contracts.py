@@ -19,7 +19,7 @@ TaskToken = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 
 
 class Contract(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Task(StrEnum):

@@ -1,0 +1,106 @@
+"""The one place that builds strings which others must match: run ids, SageMaker names, S3 keys, tags."""
+
+import hashlib
+import re
+from typing import Final, Literal
+
+from dropmill.recipe import RECIPE_NAME, RECIPE_NAME_MAX
+
+SAGEMAKER_NAME_MAX: Final = 32
+"""A tuning job's limit, the shortest of all SageMaker names."""
+
+STACK_TAG: Final = "dropmill:stack"
+RUN_TAG: Final = "dropmill:run"
+
+Step = Literal["training", "model", "endpoint-config", "endpoint"]
+
+_STEP_SLUGS: Final[dict[Step, str]] = {
+    "training": "train",
+    "model": "model",
+    "endpoint-config": "epcfg",
+    "endpoint": "ep",
+}
+_SLUG_MAX: Final = 9
+_DIGEST_DIGITS: Final = 12
+
+_DROP_KEY: Final = re.compile(r"drops/(?P<recipe>[^/]+)/(?P<file>[^/]+)")
+
+
+def _digest(*texts: str) -> str:
+    """Twelve hex digits over texts that can't be confused with each other's neighbours."""
+    joined = hashlib.sha256()
+    for text in texts:
+        data = text.encode()
+        joined.update(len(data).to_bytes(8, "big") + data)
+    return joined.hexdigest()[:_DIGEST_DIGITS]
+
+
+def recipe_of_drop(key: str) -> str | None:
+    """The recipe that an object key asks for, or None where the key starts nothing.
+
+    `drops/<recipe>/<file>`, exactly one level. Keys that end in `/`, or whose name starts with `_` or `.`, start
+    nothing.
+    """
+    match = _DROP_KEY.fullmatch(key)
+    if match is None or match["file"][0] in "_.":
+        return None
+    recipe = match["recipe"]
+    return recipe if RECIPE_NAME.fullmatch(recipe) and len(recipe) <= RECIPE_NAME_MAX else None
+
+
+def run_id(recipe: str, bucket: str, key: str, version_id: str | None, recipe_text: str, rerun: int = 1) -> str:
+    """`<recipe>-<12 hex digits>` of the drop's identity and the recipe's text; a rerun adds `-2`, `-3`."""
+    digest = _digest(bucket, key, version_id or "", recipe_text)
+    return f"{recipe}-{digest}" + (f"-{rerun}" if rerun > 1 else "")
+
+
+def sagemaker_name(recipe: str, run: str, step: Step, attempt: int) -> str:
+    """Letters, digits and hyphens, at most 32; different for every run, step and attempt."""
+    if not 1 <= attempt <= 99:
+        raise ValueError(f"attempt {attempt} is outside 1..99")
+    slug = recipe[:_SLUG_MAX].strip("-")
+    return f"{slug}-{_digest(run)}-{_STEP_SLUGS[step]}-{attempt}"
+
+
+def recipe_key(recipe: str) -> str:
+    return f"recipes/{recipe}.yaml"
+
+
+def plan_key(run: str) -> str:
+    return f"runs/{run}/plan.json"
+
+
+def dataset_key(run: str) -> str:
+    return f"runs/{run}/dataset.json"
+
+
+def metrics_key(run: str) -> str:
+    return f"runs/{run}/metrics.json"
+
+
+def report_key(run: str) -> str:
+    return f"runs/{run}/report.html"
+
+
+def run_record_key(run: str) -> str:
+    return f"runs/{run}/run.json"
+
+
+def shards_key(run: str) -> str:
+    return f"work/{run}/shards.json"
+
+
+def shard_report_key(run: str, shard: int) -> str:
+    return f"work/{run}/reports/{shard:05}.json"
+
+
+def part_prefix(run: str, part: str) -> str:
+    return f"work/{run}/{part}/"
+
+
+def part_file_key(run: str, part: str, shard: int) -> str:
+    return f"{part_prefix(run, part)}part-{shard:05}.pbr"
+
+
+def model_prefix(recipe: str, run: str) -> str:
+    return f"models/{recipe}/{run}"

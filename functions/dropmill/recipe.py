@@ -1,0 +1,209 @@
+"""The recipe: how drops become a model. `parse_recipe` reads the YAML, `Recipe` holds the rules."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from dropmill import algorithms
+from dropmill.errors import InvalidRecipe, several
+
+RECIPE_NAME = re.compile(r"[a-z0-9](-?[a-z0-9])*")
+RECIPE_NAME_MAX = 40
+RECIPE_BYTES_MAX = 64 * 1024
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(text: Any) -> int:
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(r"(\d{1,9})([smhd])", text) if isinstance(text, str) else None
+    if match is None and text != "0":
+        raise ValueError("a duration is 0 or a whole number with a unit: 90s, 30m, 2h, 1d")
+    return int(match[1]) * _UNITS[match[2]] if match else 0
+
+
+def _finite_number(text: str) -> str:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError("must be a number, as the label column holds numbers") from None
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError("must be a finite number")
+    return text
+
+
+Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=0, description="0 or <integer>{s,m,h,d}")]
+LabelValue = Annotated[str, AfterValidator(_finite_number)]
+InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$", max_length=40)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Split(Section):
+    """Shares of a drop that is not split already; what is left is the training part."""
+
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    test: float = Field(default=0.1, gt=0, lt=1)
+    seed: int = Field(default=7, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def leaves_training_rows(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together must leave rows to train on")
+        return self
+
+
+class DataOptions(Section):
+    """How the rows of a drop are read."""
+
+    label: str | None = Field(default=None, description="Column name or 0-based index; default: a column named `label`")
+    positive: LabelValue | None = Field(default=None, description="1 where the label equals this, else 0")
+    header: Literal["auto", "true", "false"] = "auto"
+    drop_columns: list[str] = Field(default_factory=list, max_length=10_000)
+    scale: Literal["none", "255"] = Field(default="none", description="255: every feature is divided by 255")
+    split: Split = Split()
+
+
+class TrainingOptions(Section):
+    instance_type: InstanceType = "ml.m5.xlarge"
+    instance_count: Literal[1] = 1
+    volume_gb: int = Field(default=10, ge=1, le=16_384)
+    input_mode: Literal["File"] = "File"
+    max_runtime: Duration = Field(default=3600, ge=60, le=28 * 86400)
+
+
+class EvaluationOptions(Section):
+    instance_type: InstanceType = "ml.m5.large"
+    instance_count: int = Field(default=1, ge=1, le=10)
+    max_rows: int = Field(default=100_000, ge=1, le=1_000_000)
+
+
+class Limits(Section):
+    instance_hours: float = Field(default=8, gt=0, le=10_000, description="Runtime x instances, checked before the start")
+
+
+class Recipe(Section):
+    """A recipe, validated. Unknown keys are errors, so a key whose feature is not built is never silently ignored."""
+
+    algorithm: str = Field(description="One of the built-in algorithms")
+    data: DataOptions = DataOptions()
+    hyperparameters: dict[str, str] = Field(default_factory=dict, max_length=100)
+    training: TrainingOptions = TrainingOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def names_a_built_in_algorithm(self) -> Self:
+        if self.algorithm not in algorithms.ALGORITHMS:
+            raise ValueError(
+                f"algorithm: {self.algorithm!r} is not a built-in algorithm; use one of {', '.join(algorithms.ALGORITHMS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def stays_within_its_limits(self) -> Self:
+        hours = self.training.max_runtime * self.training.instance_count / 3600
+        if hours > self.limits.instance_hours:
+            raise ValueError(
+                f"training: up to {hours:g} instance-hours, more than limits.instance_hours allows"
+                f" ({self.limits.instance_hours:g}); lower training.max_runtime or raise the limit"
+            )
+        return self
+
+
+def built_in_recipe(name: str) -> Recipe | None:
+    """The recipe of an algorithm's own name, used where the bucket holds none of that name."""
+    return Recipe(algorithm=name) if name in algorithms.ALGORITHMS else None
+
+
+def parse_recipe(text: str, name: str) -> Recipe:
+    """Read a recipe.
+
+    YAML is read as text first, so that `no` is a class name and not a truth value; the model gives the types.
+
+    Raises:
+        InvalidRecipe: naming each line that is wrong.
+    """
+    root = _compose(text, name)
+    lines = dict(_lines(root, name))
+    try:
+        return Recipe.model_validate(yaml.load(text, Loader=yaml.BaseLoader))  # noqa: S506  BaseLoader builds text only
+    except ValidationError as error:
+        raise InvalidRecipe(
+            f"recipe {name!r} can't be used:\n" + several([_sentence(detail, lines) for detail in error.errors()])
+        ) from None
+
+
+def _compose(text: str, name: str) -> yaml.MappingNode:
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.BaseLoader)):
+            raise InvalidRecipe(f"recipe {name!r} uses a YAML alias (*name); write the value out instead")
+        root = yaml.compose(text, Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it can't be read"
+        raise InvalidRecipe(f"recipe {name!r}{where}: not valid YAML: {problem}") from None
+    except RecursionError:
+        raise InvalidRecipe(f"recipe {name!r}: nested too deeply") from None
+    if root is None:
+        raise InvalidRecipe(f"recipe {name!r} is empty; it needs at least the line `algorithm: ...`")
+    if not isinstance(root, yaml.MappingNode):
+        raise InvalidRecipe(f"recipe {name!r} must be a mapping of keys to values, such as `algorithm: kmeans`")
+    return root
+
+
+def _lines(node: yaml.Node, name: str, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    yield path, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise InvalidRecipe(f"recipe {name!r}, line {key.start_mark.line + 1}: a key must be plain text")
+            if key.value in seen:
+                raise InvalidRecipe(
+                    f"recipe {name!r}, line {key.start_mark.line + 1}: {key.value!r} is given twice; keep one of them"
+                )
+            seen.add(key.value)
+            inner = dict(_lines(value, name, (*path, key.value)))
+            yield from inner.items()
+            yield (*path, key.value), key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _lines(value, name, (*path, index))
+
+
+def _sentence(detail: ErrorDetails, lines: Mapping[tuple[str | int, ...], int]) -> str:
+    path = tuple(detail["loc"])
+    where = path
+    while where not in lines:
+        where = where[:-1]
+    key = ".".join(str(part) for part in path)
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        near = difflib.get_close_matches(str(path[-1]), known, n=1)
+        said = f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known)}")
+    elif detail["type"] == "missing":
+        said = f"{key!r} is missing"
+    else:
+        message = detail["msg"].removeprefix("Value error, ")
+        said = f"{key}: {message[0].lower()}{message[1:]}" if key else message
+    return f"line {lines[where]}: {said}"
+
+
+def _known_keys(path: tuple[str | int, ...]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in path:
+        annotation = model.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,45 @@
+"""What the template tells a Lambda, as a typed model."""
+
+from functools import cache
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every value is an environment variable of the same name in upper case; a Lambda gets those that it needs."""
+
+    stack_name: str = ""
+    drop_bucket: str = ""
+    artifact_bucket: str = ""
+    ledger_table: str = ""
+    job_role_arn: str = ""
+    state_machine_arn: str = ""
+    notification_topic_arn: str = ""
+    aws_region: str = Field(default="us-east-1")
+
+
+class MissingSetting(RuntimeError):
+    """The template did not give a Lambda a variable that its code reads."""
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    import os
+    from dataclasses import fields
+
+    return Settings(**{f.name: os.environ[f.name.upper()] for f in fields(Settings) if f.name.upper() in os.environ})
+
+
+def setting(name: str) -> str:
+    """One setting.
+
+    Raises:
+        MissingSetting: the variable is not declared in the template, or empty.
+    """
+    value: str = getattr(settings(), name)
+    if not value:
+        raise MissingSetting(f"the environment variable {name.upper()} is not set for this function")
+    return value

@@ -1,0 +1,61 @@
+"""`handler = step(function)`: a typed function becomes a Lambda handler."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, get_type_hints
+
+from aws_lambda_powertools import Logger, Metrics, Tracer
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from pydantic import BaseModel
+
+from dropmill.errors import DropmillError
+
+RequestT = TypeVar("RequestT", bound=BaseModel)
+
+logger = Logger(service="dropmill")
+tracer = Tracer(service="dropmill", auto_patch=False)
+metrics = Metrics(namespace="Dropmill", service="dropmill")
+
+
+def about_run(run_id: str) -> None:
+    """Put the run on every log line and metric from here on. Metadata, not a dimension: each run would cost a metric."""
+    logger.append_keys(run_id=run_id)
+    metrics.add_metadata("run_id", run_id)
+
+
+def step(function: Callable[[RequestT], BaseModel | None]) -> Callable[[dict[str, Any], LambdaContext], Any]:
+    """Parse the event into the function's one parameter, run it with `run_id` on every log line, return JSON.
+
+    Errors pass through by class name, which is what the workflow matches on. The event itself is never logged: it may
+    hold a task token.
+    """
+    (parameter,) = inspect.signature(function).parameters.values()
+    request_type: type[RequestT] = get_type_hints(function)[parameter.name]
+    name = getattr(function, "__name__", "step")
+
+    def handler(event: dict[str, Any], context: LambdaContext) -> Any:
+        logger.clear_state()
+        logger.append_keys(step=name, function_request_id=context.aws_request_id)
+        metrics.add_dimension("step", name)
+        request = request_type.model_validate(event)
+        if run_id := getattr(request, "run_id", None):
+            about_run(run_id)
+        try:
+            response = function(request)
+        except DropmillError as error:
+            # The message may quote a cell of the user's data, so only the kind of error is logged.
+            logger.warning("refused", error=type(error).__name__)
+            metrics.add_metric("Refused", MetricUnit.Count, 1)
+            raise
+        except Exception as error:
+            logger.error("failed", error=type(error).__name__)
+            metrics.add_metric("Failed", MetricUnit.Count, 1)
+            raise
+        logger.info("done")
+        metrics.add_metric("Done", MetricUnit.Count, 1)
+        return None if response is None else response.model_dump(mode="json")
+
+    return tracer.capture_lambda_handler(
+        metrics.log_metrics(handler), capture_response=False, capture_error=False
+    )
