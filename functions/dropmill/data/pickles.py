@@ -1,0 +1,354 @@
+"""The tutorials' `mnist.pkl.gz`, read without ever running a pickle.
+
+The file is one pickled value, `((features, labels), (features, labels), (features, labels))`: the training, validation
+and test rows as numpy arrays, written by Python 2 (protocol 2). A pickle is a program, and an unpickler runs it. This
+module is a machine of its own that knows only what such a file needs: an allow-list of opcodes (named as in the
+standard library's `pickletools`) and three names, `numpy.core.multiarray._reconstruct`, `numpy.ndarray` and
+`numpy.dtype`, none of which it imports or calls. Protocols 3 and 4 write the same arrays with a few more opcodes, so
+they are read as well. Everything else is `InvalidDrop`.
+
+Memory is bounded by what the file really holds: strings are read in small pieces, so that a false length costs
+nothing, and an array is a view of the bytes it was read from.
+"""
+
+import gzip
+import math
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dropmill.contracts import Problem
+from dropmill.errors import InvalidDrop
+
+MAX_BYTES = 1 << 30
+"""The most that a pickle may hold once it is decompressed, since it is read whole."""
+
+_MAX_OPCODES = 2_000
+_MAX_TEXT = 200  # bytes in a name or a short text; only the arrays' data is longer
+_MAX_DIMENSIONS = 4
+_PIECE = 1 << 20
+_DTYPE = re.compile(r"[fiub][1248]")
+
+NumericArray = NDArray[Any]
+Pair = tuple[NumericArray, NumericArray]
+
+
+class _NotReadable(Exception):
+    """Why the machine stopped, in words for the user."""
+
+
+class _Name(Enum):
+    RECONSTRUCT = "numpy.core.multiarray._reconstruct"
+    NDARRAY = "numpy.ndarray"
+    DTYPE = "numpy.dtype"
+
+
+class _Mark(Enum):
+    MARK = "mark"
+
+
+@dataclass
+class _DType:
+    code: str
+    order: str = "|"
+
+
+@dataclass
+class _Array:
+    value: NumericArray | None = None
+
+
+_NAMES = {
+    ("numpy.core.multiarray", "_reconstruct"): _Name.RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _Name.RECONSTRUCT,  # numpy 2
+    ("numpy", "ndarray"): _Name.NDARRAY,
+    ("numpy", "dtype"): _Name.DTYPE,
+}
+
+
+def read_split(source: BinaryIO, file_name: str) -> tuple[Pair, Pair, Pair]:
+    """Read `(features, labels)` of the training, validation and test rows from a pickle, gzipped or not.
+
+    The arrays are as the file has them: any integer, float or boolean type, any number of dimensions up to four,
+    read-only. Only the nesting is checked here; shapes are for the caller to judge.
+
+    Raises InvalidDrop, naming the file, for anything else.
+    """
+    source.seek(0)
+    gzipped = source.read(2) == b"\x1f\x8b"
+    source.seek(0)
+    try:
+        if not gzipped:
+            return _split(_Machine(source).run())
+        with gzip.GzipFile(fileobj=source) as stream:
+            return _split(_Machine(stream).run())
+    except _NotReadable as error:
+        reason = str(error)
+    except EOFError:
+        reason = "the gzip file is cut off: upload it again, whole"
+    except (gzip.BadGzipFile, zlib.error):
+        reason = "the gzip file is damaged: upload it again"
+    raise InvalidDrop(str(Problem(file=file_name, rule=reason)))
+
+
+def _split(value: object) -> tuple[Pair, Pair, Pair]:
+    if not (isinstance(value, tuple) and len(value) == 3):
+        raise _NotReadable(_SHAPE)
+    train, validation, test = (_pair(part) for part in value)
+    return train, validation, test
+
+
+def _pair(value: object) -> Pair:
+    if not (isinstance(value, tuple) and len(value) == 2):
+        raise _NotReadable(_SHAPE)
+    features, labels = (part.value if isinstance(part, _Array) else None for part in value)
+    if features is None or labels is None:
+        raise _NotReadable(_SHAPE)
+    return features, labels
+
+
+_SHAPE = (
+    "a pickle must hold ((features, labels), (features, labels), (features, labels)) for training, validation and "
+    "test, all numpy arrays of numbers; for anything else use CSV, .npy or .npz"
+)
+
+
+class _Machine:
+    """Runs the opcodes of one pickle over a stack of plain values."""
+
+    def __init__(self, stream: BinaryIO | gzip.GzipFile) -> None:
+        self.stream = stream
+        self.position = 0
+        self.stack: list[object] = []
+        self.memo: dict[int, object] = {}
+
+    def run(self) -> object:
+        for _ in range(_MAX_OPCODES):
+            start = self.position
+            opcode = self.take(1)
+            if opcode == b".":
+                return self.end()
+            action = _OPCODES.get(opcode)
+            if action is None:
+                raise _NotReadable(
+                    f"byte {start} holds the pickle instruction {opcode!r}, which plain arrays of numbers don't need; "
+                    "save the data as CSV, .npy or .npz"
+                )
+            action(self)
+        raise _NotReadable(f"a pickle of more than {_MAX_OPCODES} instructions; save the data as CSV, .npy or .npz")
+
+    def end(self) -> object:
+        value = self.pop()
+        if self.stack:
+            self.malformed()
+        # Reading on to the end is also what makes gzip compare its checksum.
+        if self.stream.read(1):
+            raise _NotReadable(f"more data follows the end of the pickle at byte {self.position}")
+        return value
+
+    def malformed(self) -> NoReturn:
+        raise _NotReadable(f"damaged at byte {self.position}: not a pickle that numpy could have written")
+
+    # The stream
+
+    def take(self, size: int) -> bytes:
+        data = self.stream.read(size)
+        if len(data) != size:
+            raise _NotReadable("the pickle is cut off: upload it again, whole")
+        self.position += size
+        return data
+
+    def number(self, layout: str) -> int:
+        return int(struct.unpack(layout, self.take(struct.calcsize(layout)))[0])
+
+    def line(self) -> str:
+        out = bytearray()
+        while (byte := self.take(1)) != b"\n":
+            out += byte
+            if len(out) > _MAX_TEXT:
+                raise _NotReadable(f"a name of more than {_MAX_TEXT} bytes at byte {self.position}")
+        return out.decode("ascii", "replace")
+
+    def data(self, size: int) -> None:
+        """Push a byte string: an array's data, or a short text."""
+        if size < 0 or self.position + size > MAX_BYTES:
+            raise _NotReadable(f"the pickle says it holds more than {MAX_BYTES >> 20} MB, the most that is read")
+        out = bytearray()
+        while len(out) < size:
+            piece = self.stream.read(min(_PIECE, size - len(out)))
+            if not piece:
+                raise _NotReadable("the pickle is cut off: upload it again, whole")
+            out += piece
+        self.position += size
+        self.push(out)
+
+    def text(self, size: int) -> None:
+        if size > _MAX_TEXT:
+            raise _NotReadable(f"a text of {size} bytes at byte {self.position}; only arrays of numbers are read")
+        self.push(self.take(size).decode("utf-8", "replace"))
+
+    # The stack
+
+    def push(self, value: object) -> None:
+        self.stack.append(value)
+
+    def pop(self) -> object:
+        if not self.stack:
+            self.malformed()
+        return self.stack.pop()
+
+    def top(self) -> object:
+        if not self.stack:
+            self.malformed()
+        return self.stack[-1]
+
+    def tuple_of(self, size: int) -> None:
+        if len(self.stack) < size:
+            self.malformed()
+        cut = len(self.stack) - size
+        items = tuple(self.stack[cut:])
+        del self.stack[cut:]
+        self.push(items)
+
+    def tuple_from_mark(self) -> None:
+        size = 0
+        while size < len(self.stack) and self.stack[-1 - size] is not _Mark.MARK:
+            size += 1
+        if size == len(self.stack):
+            self.malformed()
+        self.tuple_of(size)
+        items = self.pop()
+        self.pop()
+        self.push(items)
+
+    def remember(self, index: int) -> None:
+        self.memo[index] = self.top()
+
+    def recall(self, index: int) -> None:
+        if index not in self.memo:
+            self.malformed()
+        self.push(self.memo[index])
+
+    def proto(self) -> None:
+        protocol = self.number("<B")
+        if not 2 <= protocol <= 4:
+            raise _NotReadable(
+                f"pickle protocol {protocol} isn't read; use 2, 3 or 4, or save the data as .npy or .npz"
+            )
+
+    def frame(self) -> None:
+        self.number("<Q")
+
+    # Names, and what is made of them
+
+    def name(self, module: object, name: object) -> None:
+        known = _NAMES.get((str(module), str(name)))
+        if known is None:
+            raise _NotReadable(
+                f"the pickle asks for {f'{module}.{name}'[:80]!r}; it was not run, since only arrays of numbers are "
+                "read from a pickle"
+            )
+        self.push(known)
+
+    def stack_global(self) -> None:
+        name, module = self.pop(), self.pop()
+        if not (isinstance(name, str) and isinstance(module, str)):
+            self.malformed()
+        self.name(module, name)
+
+    def reduce(self) -> None:
+        arguments, made = self.pop(), self.pop()
+        if not isinstance(arguments, tuple) or len(arguments) != 3:
+            self.malformed()
+        if made is _Name.RECONSTRUCT and arguments[0] is _Name.NDARRAY and arguments[1] == (0,):
+            self.push(_Array())
+        elif made is _Name.DTYPE:
+            self.push(_DType(self.dtype_code(arguments[0])))
+        else:
+            self.malformed()
+
+    def dtype_code(self, code: object) -> str:
+        text = code.decode("ascii", "replace") if isinstance(code, bytearray) else str(code)
+        if not _DTYPE.fullmatch(text):
+            raise _NotReadable(f"an array of type {text[:20]!r}; only integers, floats and booleans are read")
+        return text
+
+    def build(self) -> None:
+        state, made = self.pop(), self.top()
+        if not isinstance(state, tuple):
+            self.malformed()
+        if isinstance(made, _DType):
+            order = state[1] if len(state) >= 2 else None
+            made.order = order.decode("ascii", "replace") if isinstance(order, bytearray) else str(order)
+            if made.order not in ("<", ">", "|", "="):
+                self.malformed()
+        elif isinstance(made, _Array) and made.value is None:
+            made.value = self.array(state)
+        else:
+            self.malformed()
+
+    def array(self, state: tuple[object, ...]) -> NumericArray:
+        """Build an array of `(version, shape, dtype, is_fortran, data)`, as `numpy.ndarray.__reduce__` writes it."""
+        if len(state) != 5:
+            self.malformed()
+        _, shape, kind, fortran, data = state
+        if not isinstance(data, bytearray) or not isinstance(kind, _DType) or not isinstance(shape, tuple):
+            raise _NotReadable("an array that doesn't hold plain numbers; only integers, floats and booleans are read")
+        if len(shape) > _MAX_DIMENSIONS:
+            raise _NotReadable(f"an array of {len(shape)} dimensions; {_MAX_DIMENSIONS} is the most")
+        sizes = [size for size in shape if isinstance(size, int) and size >= 0]
+        if len(sizes) != len(shape):
+            self.malformed()
+        try:
+            dtype = np.dtype(kind.order + kind.code)
+        except TypeError:
+            self.malformed()
+        if math.prod(sizes) * dtype.itemsize != len(data):
+            raise _NotReadable(f"an array of shape {tuple(sizes)} and type {dtype} with {len(data)} bytes of data")
+        array = np.frombuffer(data, dtype=dtype).reshape(sizes, order="F" if fortran else "C")
+        array.flags.writeable = False
+        return array
+
+
+_Action = Callable[[_Machine], None]
+
+# What Python and numpy write for such a file, and nothing else.
+_OPCODES: dict[bytes, _Action] = {
+    b"\x80": _Machine.proto,  # PROTO
+    b"\x95": _Machine.frame,  # FRAME: a hint for reading ahead
+    b"(": lambda m: m.push(_Mark.MARK),  # MARK
+    b"t": _Machine.tuple_from_mark,  # TUPLE
+    b")": lambda m: m.push(()),  # EMPTY_TUPLE
+    b"\x85": lambda m: m.tuple_of(1),  # TUPLE1
+    b"\x86": lambda m: m.tuple_of(2),  # TUPLE2
+    b"\x87": lambda m: m.tuple_of(3),  # TUPLE3
+    b"N": lambda m: m.push(None),  # NONE
+    b"\x88": lambda m: m.push(True),  # NEWTRUE
+    b"\x89": lambda m: m.push(False),  # NEWFALSE
+    b"K": lambda m: m.push(m.number("<B")),  # BININT1
+    b"M": lambda m: m.push(m.number("<H")),  # BININT2
+    b"J": lambda m: m.push(m.number("<i")),  # BININT
+    b"U": lambda m: m.data(m.number("<B")),  # SHORT_BINSTRING
+    b"T": lambda m: m.data(m.number("<i")),  # BINSTRING
+    b"C": lambda m: m.data(m.number("<B")),  # SHORT_BINBYTES
+    b"B": lambda m: m.data(m.number("<I")),  # BINBYTES
+    b"\x8e": lambda m: m.data(m.number("<Q")),  # BINBYTES8
+    b"X": lambda m: m.text(m.number("<I")),  # BINUNICODE
+    b"\x8c": lambda m: m.text(m.number("<B")),  # SHORT_BINUNICODE
+    b"q": lambda m: m.remember(m.number("<B")),  # BINPUT
+    b"r": lambda m: m.remember(m.number("<I")),  # LONG_BINPUT
+    b"\x94": lambda m: m.remember(len(m.memo)),  # MEMOIZE
+    b"h": lambda m: m.recall(m.number("<B")),  # BINGET
+    b"j": lambda m: m.recall(m.number("<I")),  # LONG_BINGET
+    b"c": lambda m: m.name(m.line(), m.line()),  # GLOBAL
+    b"\x93": _Machine.stack_global,  # STACK_GLOBAL
+    b"R": _Machine.reduce,  # REDUCE
+    b"b": _Machine.build,  # BUILD
+}
