@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 
@@ -12,6 +13,7 @@ class Clock:
         self._offset = timedelta(0)
         self._changed = threading.Condition()
         self._wakes = 0
+        self._listeners: list[Callable[[], None]] = []
 
     def now(self) -> datetime:
         """The current time, in UTC."""
@@ -28,6 +30,12 @@ class Clock:
             self._offset += timedelta(seconds=seconds)
             self._wakes += 1
             self._changed.notify_all()
+        for listener in list(self._listeners):
+            listener()
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after every move, before `advance` returns. It must not block."""
+        self._listeners.append(listener)
 
     def wake(self) -> None:
         """Make every `wait_until` return, so that its caller looks again at what it waits for."""
