@@ -55,7 +55,7 @@ class ObjectVersion(Contract):
 
 
 class RunInput(Contract):
-    """The input of an execution, and so of Inspect Drop."""
+    """The input of an execution. Its run id is the execution's name."""
 
     run_id: RunId
     recipe: str
@@ -67,6 +67,12 @@ class RunReference(Contract):
     """The input of every state that finds what it needs in S3 and the ledger."""
 
     run_id: RunId
+
+
+class InspectInput(RunInput):
+    """The input of Inspect Drop: an execution's input, and the execution."""
+
+    execution_arn: str
 
 
 class ShardInput(Contract):
@@ -215,6 +221,10 @@ class SealedSummary(Contract):
     classes: int
 
 
+class DeployInput(LaunchInput):
+    model: str
+
+
 class TrainedModel(Contract):
     """What answers the token of Launch Training."""
 
@@ -237,6 +247,7 @@ class ServedModel(Contract):
 class EvaluateInput(Contract):
     run_id: RunId
     endpoint: str
+    training: TrainedModel | None = Field(default=None, description="For the report's facts about the training job")
 
 
 class ModelInput(Contract):

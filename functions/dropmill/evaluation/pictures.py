@@ -231,13 +231,21 @@ def image_side(features: int, lowest: float) -> int | None:
     return side if features >= IMAGE_FEATURES_MIN and side * side == features and lowest >= 0 else None
 
 
-def image(row: Floats, side: int, brightest: float) -> bytes:
-    """A row of side * side values as a greyscale PNG: 0 is black, `brightest` white. Large ones are scaled down."""
-    values = row.reshape(side, side).astype(np.float64)
+def shrink(rows: npt.NDArray[np.float32], side: int) -> npt.NDArray[np.float32]:
+    """Rows of side * side values, (n, side * side), as pictures of at most 64 by 64: means over square blocks."""
     block = math.ceil(side / _IMAGE_SIDE_MAX)
-    if block > 1:
-        kept = side // block
-        values = values[: kept * block, : kept * block].reshape(kept, block, kept, block).mean(axis=(1, 3))
+    if block == 1:
+        return rows
+    kept = side // block
+    squares = rows.reshape(-1, side, side)[:, : kept * block, : kept * block]
+    means = squares.reshape(-1, kept, block, kept, block).mean(axis=(2, 4), dtype=np.float32)
+    return np.asarray(means, dtype=np.float32).reshape(-1, kept * kept)
+
+
+def image(pixels: npt.NDArray[np.float32], brightest: float) -> bytes:
+    """A greyscale PNG of side * side values: 0 is black, `brightest` white."""
+    side = math.isqrt(pixels.size)
+    values = pixels.reshape(side, side).astype(np.float64)
     grey = np.clip(values * (255 / brightest if brightest > 0 else 0), 0, 255).round().astype(np.uint8)
     target = io.BytesIO()
     Image.fromarray(grey).save(target, "png")
@@ -268,6 +276,7 @@ def _svg(figure: Figure) -> str:
     figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = target.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text)
     return text.replace(_INK, "currentColor").replace(_LINE, "var(--line)")
