@@ -1,0 +1,433 @@
+"""Training jobs that really train: fetch the channels, run the program, keep its log, metrics and model."""
+
+import contextlib
+import json
+import logging
+import math
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from localaws.sagemaker.container import Container, Host, environment
+from localaws.sagemaker.errors import (
+    REASON_LIMIT,
+    Failure,
+    ResourceInUse,
+    ResourceLimitExceeded,
+    ValidationException,
+)
+from localaws.sagemaker.gates import Gates
+from localaws.sagemaker.logs import LogShipper, LogStream
+from localaws.sagemaker.programs import Programs, repository
+from localaws.sagemaker.resources import Document, Resource, Store, arn, now, tag_map
+from localaws.sagemaker.storage import GIB, Clients, download_channel, upload_folder
+
+_log = logging.getLogger(__name__)
+
+JOBS_AT_ONCE = 20
+STOP_GRACE = 1.5
+"""Seconds from SIGTERM to SIGKILL. SageMaker gives 120; a laptop's user, and a test, won't wait for that."""
+DEFAULT_RUNTIME = 86_400
+REGEX_LINE = 4_096
+"""Characters of a line that metrics are looked for in."""
+_SUMMARY = (
+    "TrainingJobName",
+    "TrainingJobArn",
+    "CreationTime",
+    "TrainingEndTime",
+    "LastModifiedTime",
+    "TrainingJobStatus",
+    "SecondaryStatus",
+)
+# The texts that SageMaker shows with a job's secondary statuses.
+_MESSAGES = {
+    "Starting": "Preparing the instances for training",
+    "Downloading": "Downloading input data",
+    "Training": "Training image download completed. Training in progress.",
+    "Uploading": "Uploading generated training model",
+    "Stopping": "Stopping the training job",
+    "Stopped": "Training job stopped",
+    "MaxRuntimeExceeded": "Training job exceeded MaxRuntimeInSeconds provided",
+    "Completed": "Training job completed",
+    "Failed": "Training job failed",
+}
+_CUSTOMER_FAULT = 2
+"""The exit code of a program that finds fault with its input; any other but 0 is the algorithm's fault."""
+
+
+@dataclass(eq=False)
+class _Run:
+    """What goes on behind one job; `lock` guards the container, which a stop may meet at any moment."""
+
+    job: Resource
+    stopping: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    container: Container | None = None
+    thread: threading.Thread | None = None
+    metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+class TrainingJobs:
+    """The training job operations; methods named like operations take a checked request and return its answer."""
+
+    def __init__(
+        self, store: Store, host: Host, clients: Clients, logs: LogShipper, gates: Gates, programs: Programs
+    ) -> None:
+        self._store = store
+        self._host = host
+        self._clients = clients
+        self._logs = logs
+        self._gates = gates
+        self._programs = programs
+        self._runs: dict[str, _Run] = {}
+        self._closed = False
+
+    def create(self, region: str, request: Document) -> Document:
+        """CreateTrainingJob. Raises ValidationException, ResourceInUse, ResourceLimitExceeded."""
+        _check(request)
+        name = request["TrainingJobName"]
+        tags = tag_map(request.get("Tags", []))
+        moment = now()
+        document = {key: value for key, value in request.items() if key != "Tags"}
+        document["StoppingCondition"] = {"MaxRuntimeInSeconds": DEFAULT_RUNTIME, **request["StoppingCondition"]}
+        document["AlgorithmSpecification"] = self._specification(request["AlgorithmSpecification"])
+        document.update(
+            TrainingJobArn=arn("training-job", name, region),
+            TrainingJobStatus="InProgress",
+            SecondaryStatus="Starting",
+            SecondaryStatusTransitions=[
+                {"Status": "Starting", "StartTime": moment, "StatusMessage": _MESSAGES["Starting"]}
+            ],
+            CreationTime=moment,
+            LastModifiedTime=moment,
+        )
+        job = Resource("training-job", name, region, document, tags)
+        run = _Run(job)
+        with self._store.lock:
+            if self._store.find("training-job", name, region):
+                raise ResourceInUse(
+                    "Training job names must be unique within an AWS account and region, and a training job with this "
+                    f"name already exists ({job.arn})"
+                )
+            if self._store.count("training-job", ("InProgress", "Stopping")) >= JOBS_AT_ONCE or self._closed:
+                raise ResourceLimitExceeded(
+                    f"The embedded SageMaker runs at most {JOBS_AT_ONCE} training jobs at once; wait for one to end."
+                )
+            self._store.add(job)
+            self._runs[job.arn] = run
+            run.thread = threading.Thread(target=self._run, args=(run,), name=f"training job {name}", daemon=True)
+            run.thread.start()
+        return {"TrainingJobArn": job.arn}
+
+    def describe(self, region: str, request: Document) -> Document:
+        """DescribeTrainingJob. Raises ValidationException for a job that doesn't exist."""
+        return self._store.describe(self._find(region, request))
+
+    def list_jobs(self, region: str, request: Document) -> Document:
+        """ListTrainingJobs."""
+        found, token = self._store.page("training-job", region, request, _SUMMARY)
+        return {"TrainingJobSummaries": found, **({"NextToken": token} if token else {})}
+
+    def stop(self, region: str, request: Document) -> Document:
+        """StopTrainingJob; it returns at once. Raises ValidationException for a job that has ended."""
+        job = self._find(region, request)
+        with self._store.lock:
+            status = job.document["TrainingJobStatus"]
+            if status == "InProgress":
+                self._move(job, "Stopping", status="Stopping")
+            elif status != "Stopping":
+                raise ValidationException(f"The request was rejected because the training job is in status {status}.")
+        self._interrupt(self._runs[job.arn])
+        return {}
+
+    def close(self) -> None:
+        """Stop every job and wait for the last to end."""
+        with self._store.lock:
+            self._closed = True
+            runs = [*self._runs.values()]
+        for run in runs:
+            self._interrupt(run)
+        for run in runs:
+            if run.thread:
+                run.thread.join(STOP_GRACE + 10)
+
+    def _find(self, region: str, request: Document) -> Resource:
+        job = self._store.find("training-job", request["TrainingJobName"], region)
+        if job is None:
+            raise ValidationException("Requested resource not found.")
+        return job
+
+    def _interrupt(self, run: _Run) -> None:
+        run.stopping.set()
+        self._gates.wake()
+        with run.lock:
+            if run.container:
+                run.container.stop(STOP_GRACE)
+
+    def _specification(self, asked: Mapping[str, Any]) -> Document:
+        """Return the AlgorithmSpecification with the metrics that SageMaker fills in for a built-in algorithm."""
+        definitions = {one["Name"]: one["Regex"] for one in asked.get("MetricDefinitions", [])}
+        # The service's own definitions of a built-in algorithm win over those of a request. An unknown image has
+        # none; it has no program either, and the job will end saying so.
+        with contextlib.suppress(LookupError):
+            definitions.update(self._programs.metrics(repository(asked["TrainingImage"])))
+        return {
+            **asked,
+            "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in definitions.items()],
+        }
+
+    def _move(self, job: Resource, secondary: str, *, status: str | None = None, **more: Any) -> None:
+        """Put a job into its next secondary status (and status), and tell the world."""
+        with self._store.lock:
+            moment = now()
+            document = job.document
+            document["SecondaryStatusTransitions"][-1].setdefault("EndTime", moment)
+            last: Document = {"Status": secondary, "StartTime": moment, "StatusMessage": _MESSAGES[secondary]}
+            if status in ("Completed", "Failed", "Stopped"):
+                last["EndTime"] = moment
+                if status == "Failed":
+                    last["StatusMessage"] = f"{_MESSAGES['Failed']}: {more['FailureReason']}"[:REASON_LIMIT]
+            document["SecondaryStatusTransitions"].append(last)
+            document.update(more, SecondaryStatus=secondary, LastModifiedTime=moment)
+            if status:
+                document["TrainingJobStatus"] = status
+            self._store.announce(job)
+
+    def _advance(self, run: _Run, secondary: str) -> None:
+        """Go on to the next step, unless the job is being stopped: then its status stays what the stop made it."""
+        with self._store.lock:
+            if not run.stopping.is_set() and run.job.document["TrainingJobStatus"] == "InProgress":
+                self._move(run.job, secondary)
+
+    def _run(self, run: _Run) -> None:
+        """Take one job from Starting to its end; the body of its thread."""
+        job = run.job
+        try:
+            secondary = self._work(run)
+            status = "Completed" if secondary == "Completed" else "Stopped"
+            more: Document = {}
+        except Failure as failure:
+            secondary = status = "Failed"
+            more = {"FailureReason": failure.reason}
+        except Exception:  # noqa: BLE001 - whatever it is, the job must end, and Describe must say so
+            _log.exception("training job %s met a bug of the embedded SageMaker", job.name)
+            secondary = status = "Failed"
+            more = {"FailureReason": "InternalServerError: We encountered an internal error. Please try again."}
+        with self._store.lock:
+            moment = now()
+            started = job.document.get("TrainingStartTime")
+            if started is not None:
+                seconds = max(1, math.ceil(moment - started))
+                more.update(TrainingEndTime=moment, TrainingTimeInSeconds=seconds, BillableTimeInSeconds=seconds)
+            if run.metrics:
+                more["FinalMetricDataList"] = [
+                    {"MetricName": name, "Value": value, "Timestamp": at} for name, (value, at) in run.metrics.items()
+                ]
+            self._move(job, secondary, status=status, **more)
+            self._runs[job.arn] = _Run(job)  # the run's container and thread are no longer needed
+
+    def _work(self, run: _Run) -> str:
+        """Do the job and return its last secondary status; Failure if it fails."""
+        job, document = run.job, run.job.document
+        self._gates.pass_through("training", job.name, run.stopping.is_set)
+        if run.stopping.is_set():
+            return "Stopped"
+        image = document["AlgorithmSpecification"]["TrainingImage"]
+        try:
+            argv = self._programs.command(repository(image), "train")
+        except LookupError:
+            raise Failure(
+                f"ClientError: Cannot pull the training image {image}: the embedded SageMaker has no algorithm "
+                f"{repository(image)!r}."
+            ) from None
+        with self._store.lock:
+            document["TrainingStartTime"] = now()
+        self._advance(run, "Downloading")
+        root = self._host.root(job.name)
+        stream = self._logs.stream(
+            job.region, "/aws/sagemaker/TrainingJobs", f"{job.name}/algo-1-{int(document['TrainingStartTime'])}"
+        )
+        try:
+            self._prepare(run, root)
+            self._advance(run, "Training")
+            timed_out = self._train(run, argv, root, stream)
+            self._logs.flush()
+            model, extra = root / "model", root / "output" / "data"
+            container = run.container
+            stopped = run.stopping.is_set()
+            if container and container.code != 0 and not stopped and not timed_out:
+                raise Failure(_reason(root / "output" / "failure", container.code))
+            self._advance(run, "Uploading")
+            output = f"{document['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job.name}/output"
+            s3 = self._clients.s3(job.region)
+            if any(extra.iterdir()):
+                upload_folder(s3, extra, f"{output}/output.tar.gz")
+            # A job that was stopped keeps what model it had saved by then.
+            if any(model.iterdir()) or not (stopped or timed_out):
+                upload_folder(s3, model, f"{output}/model.tar.gz")
+                with self._store.lock:
+                    document["ModelArtifacts"] = {"S3ModelArtifacts": f"{output}/model.tar.gz"}
+        finally:
+            self._host.remove(root)
+        if stopped:
+            return "Stopped"
+        return "MaxRuntimeExceeded" if timed_out else "Completed"
+
+    def _prepare(self, run: _Run, root: Path) -> None:
+        """Write the configuration and fetch the channels."""
+        job, document = run.job, run.job.document
+        specification = document["AlgorithmSpecification"]
+        channels = document.get("InputDataConfig", [])
+        configuration = root / "input" / "config"
+        described = {
+            channel["ChannelName"]: {
+                **({"ContentType": channel["ContentType"]} if "ContentType" in channel else {}),
+                "TrainingInputMode": channel.get("InputMode", specification["TrainingInputMode"]),
+                "S3DistributionType": _source(channel).get("S3DataDistributionType", "FullyReplicated"),
+                "RecordWrapperType": channel.get("RecordWrapperType", "None"),
+            }
+            for channel in channels
+        }
+        hosts = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "lo"}
+        for name, content in (
+            ("hyperparameters", document.get("HyperParameters", {})),
+            ("inputdataconfig", described),
+            ("resourceconfig", hosts),
+        ):
+            (configuration / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        room = document["ResourceConfig"]["VolumeSizeInGB"] * GIB
+        s3 = self._clients.s3(job.region)
+        for channel in channels:
+            if not run.stopping.is_set():
+                folder = root / "input" / "data" / channel["ChannelName"]
+                room -= download_channel(s3, _source(channel), folder, room, run.stopping.is_set)
+
+    def _train(self, run: _Run, argv: list[str], root: Path, stream: LogStream) -> bool:
+        """Run the program to its end; True if it had to be ended at its time limit."""
+        job, document = run.job, run.job.document
+        patterns = [
+            (one["Name"], re.compile(one["Regex"])) for one in document["AlgorithmSpecification"]["MetricDefinitions"]
+        ]
+
+        def on_line(line: str) -> None:
+            stream.write(line)
+            for name, pattern in patterns:
+                if found := pattern.search(line[:REGEX_LINE]):
+                    value = _number(found)
+                    if value is not None:
+                        run.metrics[name] = (value, now())
+
+        own = {
+            "TRAINING_JOB_NAME": job.name,
+            "TRAINING_JOB_ARN": job.arn,
+            "AWS_REGION": job.region,
+            "SAGEMAKER_METRICS_DIRECTORY": str(root / "output" / "metrics" / "sagemaker"),
+        }
+        with run.lock:
+            if run.stopping.is_set():
+                return False
+            try:
+                run.container = Container(
+                    self._host, argv, root, environment(document.get("Environment", {}), own), on_line
+                )
+            except OSError as error:
+                raise Failure(f"InternalServerError: {argv[0]} can't be started: {error.strerror}") from error
+        limit = document["StoppingCondition"]["MaxRuntimeInSeconds"] - (now() - document["TrainingStartTime"])
+        if run.container.ended.wait(max(limit, 0)):
+            return False
+        run.container.stop(STOP_GRACE)
+        run.container.ended.wait()
+        return True
+
+
+def _source(channel: Mapping[str, Any]) -> Mapping[str, Any]:
+    source: Mapping[str, Any] = channel["DataSource"]["S3DataSource"]
+    return source
+
+
+def _number(found: re.Match[str]) -> float | None:
+    """Return a metric's value: the first group, if it is a finite number."""
+    try:
+        value = float(found.group(1))
+    except (IndexError, TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _reason(failure: Path, code: int | None) -> str:
+    """Return why a program failed, from what it wrote to its failure file and its exit code."""
+    try:
+        with failure.open(encoding="utf-8", errors="replace") as file:
+            said = file.read(REASON_LIMIT).strip()
+    except OSError:
+        said = ""
+    if said.startswith(("ClientError:", "AlgorithmError:", "InternalServerError:")):
+        return said
+    fault = "ClientError" if code == _CUSTOMER_FAULT else "AlgorithmError"
+    return f"{fault}: {said or f'Exit Code: {code}'}"
+
+
+def _check(request: Mapping[str, Any]) -> None:
+    """Refuse what the model's shapes allow and SageMaker doesn't, and what the embedded SageMaker can't do."""
+    for member in ("AlgorithmSpecification", "ResourceConfig", "StoppingCondition"):
+        if member not in request:
+            place = member[:1].lower() + member[1:]
+            raise ValidationException(
+                f"1 validation error detected: Value at '{place}' failed to satisfy constraint: Member must not be null"
+            )
+    specification, resources = request["AlgorithmSpecification"], request["ResourceConfig"]
+    if "TrainingImage" not in specification:
+        raise _unsupported("AlgorithmSpecification without TrainingImage")
+    for asked in ("ContainerEntrypoint", "ContainerArguments"):
+        if asked in specification:
+            raise _unsupported(asked)
+    for definition in specification.get("MetricDefinitions", []):
+        try:
+            re.compile(definition["Regex"])
+        except re.error as error:
+            raise ValidationException(f"The Regex of the metric {definition['Name']!r} is invalid: {error}") from None
+    for missing in ("InstanceType", "InstanceCount", "VolumeSizeInGB"):
+        if missing not in resources:
+            raise _unsupported(f"ResourceConfig without {missing}")
+    channels = request.get("InputDataConfig", [])
+    names = [channel["ChannelName"] for channel in channels]
+    if len(set(names)) != len(names):
+        raise ValidationException("Channel names must be unique within InputDataConfig.")
+    for channel in channels:
+        _check_channel(channel, specification["TrainingInputMode"], resources["InstanceCount"])
+    stopping = request["StoppingCondition"]
+    wait = stopping.get("MaxWaitTimeInSeconds")
+    if request.get("EnableManagedSpotTraining"):
+        if wait is None or wait < stopping.get("MaxRuntimeInSeconds", DEFAULT_RUNTIME):
+            raise ValidationException(
+                "Invalid MaxWaitTimeInSeconds. It must be present and be greater than or equal to MaxRuntimeInSeconds "
+                "when EnableManagedSpotTraining is true."
+            )
+    elif wait is not None:
+        raise ValidationException("MaxWaitTimeInSeconds is allowed only when EnableManagedSpotTraining is true.")
+
+
+def _check_channel(channel: Mapping[str, Any], default_mode: str, instances: int) -> None:
+    name = channel["ChannelName"]
+    if name in (".", ".."):
+        raise ValidationException(f"The channel name {name!r} is not a folder's name.")
+    if "S3DataSource" not in channel["DataSource"]:
+        raise _unsupported(f"the data source of the channel {name!r}, which is not S3DataSource,")
+    if channel.get("InputMode", default_mode) == "Pipe":
+        raise _unsupported("TrainingInputMode Pipe")
+    if channel.get("CompressionType", "None") != "None":
+        raise _unsupported("a compressed channel")
+    if channel.get("RecordWrapperType", "None") != "None":
+        raise _unsupported("RecordWrapperType RecordIO")
+    source = _source(channel)
+    if source["S3DataType"] not in ("S3Prefix", "ManifestFile"):
+        raise _unsupported(f"S3DataType {source['S3DataType']}")
+    if instances > 1 and source.get("S3DataDistributionType") == "ShardedByS3Key":
+        raise _unsupported("S3DataDistributionType ShardedByS3Key on several instances")
+
+
+def _unsupported(what: str) -> ValidationException:
+    return ValidationException(f"{what} is not supported by the embedded SageMaker.")
