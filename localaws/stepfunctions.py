@@ -313,9 +313,7 @@ def _record_interruption(env: Any) -> None:
         kind = HistoryEventType.ExecutionTimedOut
     else:
         return
-    env.event_manager.add_event(
-        context=EventHistoryContext.of_program_start(), event_type=kind, event_details=details
-    )
+    env.event_manager.add_event(context=EventHistoryContext.of_program_start(), event_type=kind, event_details=details)
 
 
 def _nothing_after_the_end(original: Any) -> Any:
@@ -425,9 +423,7 @@ def _stop_with_cause(_original: Any) -> Any:
         from moto.core.responses import ActionResult
 
         execution = self.stepfunction_backend.describe_execution(self._get_param("executionArn"))
-        execution.stop(
-            stop_date=datetime.now(UTC), error=self._get_param("error"), cause=self._get_param("cause")
-        )
+        execution.stop(stop_date=datetime.now(UTC), error=self._get_param("error"), cause=self._get_param("cause"))
         return ActionResult({"stopDate": execution.stop_date})
 
     return stop_execution
@@ -446,7 +442,8 @@ def _describe_with_stop_date(original: Any) -> Any:
 
 def _list_with_stop_date(original: Any) -> Any:
     def list_executions(self: Any) -> Any:
-        answer = original(self)
+        with _start_lock:  # an execution that is just being added has no status yet
+            answer = original(self)
         for item in answer.result["executions"]:
             stopped = self.stepfunction_backend.describe_execution(item["executionArn"]).stop_date
             if stopped is not None:
