@@ -10,7 +10,8 @@
     |-- EndpointFailed         the endpoint never came into service
     |-- LeaseExpired           the resource was still there at its deadline and was taken down
     |-- PredictionFailed       the endpoint refused or garbled the test rows
-    `-- StillClosing           a resource is not gone yet; the workflow looks again
+    |-- StillClosing           a resource is not gone yet; the workflow looks again
+    `-- ServiceUnavailable     AWS took no call for now: throttling or an outage; the workflow tries again later
 
 A class's name is what `Retry` and `Catch` match in the workflow file; its message is written for the user: what
 happened, where, and what to do.
@@ -63,6 +64,10 @@ class StillClosing(DropmillError):
     """A resource is not gone yet."""
 
 
+class ServiceUnavailable(DropmillError):
+    """AWS took no call for now: throttling or an outage that outlasted the client's own retries."""
+
+
 ERRORS_BY_NAME = {
     error.__name__: error
     for error in (
@@ -76,6 +81,7 @@ ERRORS_BY_NAME = {
         LeaseExpired,
         PredictionFailed,
         StillClosing,
+        ServiceUnavailable,
     )
 }
 

@@ -7,9 +7,11 @@ from typing import Any, TypeVar, get_type_hints
 from aws_lambda_powertools import Logger, Metrics, Tracer
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.exceptions import ClientError, HTTPClientError
 from pydantic import BaseModel
 
-from dropmill.errors import DropmillError
+from dropmill import aws
+from dropmill.errors import DropmillError, ServiceUnavailable
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
@@ -42,7 +44,7 @@ def step(function: Callable[[RequestT], BaseModel | None]) -> Callable[[dict[str
         if run_id := getattr(request, "run_id", None):
             about_run(run_id)
         try:
-            response = function(request)
+            response = _call(function, request)
         except DropmillError as error:
             # The message may quote a cell of the user's data, so only the kind of error is logged.
             logger.warning("refused", error=type(error).__name__)
@@ -59,3 +61,29 @@ def step(function: Callable[[RequestT], BaseModel | None]) -> Callable[[dict[str
     return tracer.capture_lambda_handler(
         metrics.log_metrics(handler), capture_response=False, capture_error=False
     )
+
+
+_THROTTLED = {
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "SlowDown",
+    "ThrottledException",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+    "TransactionInProgressException",
+}
+
+
+def _call(function: Callable[[RequestT], BaseModel | None], request: RequestT) -> BaseModel | None:
+    """Run the function; what the service may mend by itself becomes ServiceUnavailable, which the workflow retries."""
+    try:
+        return function(request)
+    except ClientError as error:
+        code = aws.error_code(error)
+        if code in _THROTTLED or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+            raise ServiceUnavailable(f"{error.operation_name} was not taken by AWS: {code}") from error
+        raise
+    except HTTPClientError as error:
+        raise ServiceUnavailable(f"AWS could not be reached: {type(error).__name__}") from error

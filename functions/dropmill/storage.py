@@ -71,3 +71,8 @@ def download(source: ObjectVersion, target: Path) -> None:
 
 def artifact_uri(key: str) -> str:
     return f"s3://{setting('artifact_bucket')}/{key}"
+
+
+def upload(source: Path, key: str) -> None:
+    """Bring a local file into the artifact bucket, in parts; what an error leaves unfinished is aborted."""
+    aws.s3().upload_file(str(source), setting("artifact_bucket"), key)

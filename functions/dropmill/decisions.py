@@ -1,0 +1,120 @@
+"""What the data decides where the recipe is silent: the task, and the hyperparameters that follow from the rows."""
+
+from dropmill import algorithms
+from dropmill.algorithms import InvalidHyperparameters
+from dropmill.contracts import Layout, Task
+from dropmill.errors import InvalidDrop, InvalidRecipe
+from dropmill.recipe import Recipe
+
+CLASSES_MAX = 100
+"""Labels of at most this many distinct whole numbers are classes; others are quantities."""
+
+CLUSTERS_WITHOUT_LABELS = 10
+
+_PREDICTORS = {
+    Task.BINARY: "binary_classifier",
+    Task.MULTICLASS: "multiclass_classifier",
+    Task.REGRESSION: "regressor",
+}
+
+
+def decide_task(recipe: Recipe, layout: Layout, file: str) -> Task:
+    """What is learned: as `predictor_type` says, else by the label's values.
+
+    With `positive`, or two distinct values: binary. Three to 100 distinct whole numbers: multiclass. Else: regression.
+
+    Raises:
+        InvalidDrop: there is no label where the algorithm needs one, or it has a single value.
+        InvalidRecipe: the label does not suit what the recipe asks for.
+    """
+    algorithm = algorithms.get(recipe.algorithm)
+    if None in algorithm.tasks:
+        return Task(algorithm.tasks[None])
+    if not layout.labelled:
+        raise InvalidDrop(
+            f"{file}: {recipe.algorithm} needs a label, and there is no column named 'label';"
+            " say which one it is with data.label in the recipe"
+        )
+    values = layout.label_values
+    if values is not None and len(values) < 2:
+        raise InvalidDrop(f"{file}: every row has the label {values[0]:g}; at least two different labels are needed")
+    asked = recipe.hyperparameters.get("predictor_type")
+    if asked is not None and asked in algorithm.tasks:
+        task = Task(algorithm.tasks[asked])
+    elif recipe.data.positive is not None or (values is not None and len(values) == 2):
+        task = Task.BINARY
+    elif values is not None and len(values) <= CLASSES_MAX and all(value.is_integer() for value in values):
+        task = Task.MULTICLASS
+    else:
+        task = Task.REGRESSION
+    _check_classes(recipe, task, values, file)
+    return task
+
+
+def _check_classes(recipe: Recipe, task: Task, values: list[float] | None, file: str) -> None:
+    positive = recipe.data.positive
+    if positive is not None and task is not Task.BINARY:
+        raise InvalidRecipe("data.positive makes a binary label; take it out, or ask for a binary_classifier")
+    if task is Task.REGRESSION:
+        return
+    if values is None:
+        raise InvalidDrop(f"{file}: the label column holds too many different values to be classes")
+    if positive is not None and float(positive) not in values:
+        raise InvalidDrop(f"{file}: no row has the label {positive} that data.positive names")
+    if task is Task.BINARY and positive is None and len(values) != 2:
+        raise InvalidDrop(
+            f"{file}: a binary classifier needs two labels, and there are {len(values)};"
+            " name the positive one with data.positive in the recipe"
+        )
+    if task is Task.MULTICLASS and len(values) < 3:
+        raise InvalidDrop(f"{file}: a multiclass classifier needs three labels or more, and there are {len(values)}")
+
+
+def planned_hyperparameters(recipe: Recipe, layout: Layout, task: Task) -> dict[str, str]:
+    """The recipe's hyperparameters with what is known before conversion, checked by the algorithm's own rules.
+
+    Raises:
+        InvalidRecipe: one is unknown, out of its range, or contradicts the data.
+    """
+    known = {"feature_dim": str(layout.feature_dim)}
+    if recipe.algorithm == "linear-learner":
+        known["predictor_type"] = _PREDICTORS[task]
+        if task is Task.MULTICLASS and layout.label_values is not None:
+            known["num_classes"] = str(len(layout.label_values))
+    given = recipe.hyperparameters
+    for name, value in known.items():
+        if given.get(name, value) not in (value, "auto"):
+            raise InvalidRecipe(f"hyperparameters.{name} is {given[name]}, but the dataset makes it {value}; leave it out")
+    if recipe.algorithm == "kmeans" and "k" not in given:
+        classes = len(layout.label_values) if layout.label_values is not None else 0
+        known["k"] = str(classes if 2 <= classes <= CLASSES_MAX else CLUSTERS_WITHOUT_LABELS)
+    merged = {**given, **known}
+    hidden = sorted(name for name in given if name.startswith("_"))
+    if hidden:
+        raise InvalidRecipe(f"hyperparameters.{hidden[0]} is reserved for SageMaker itself; leave it out")
+    try:
+        algorithms.get(recipe.algorithm).validate(merged)
+    except InvalidHyperparameters as error:
+        raise InvalidRecipe(f"hyperparameters: {error}") from None
+    return merged
+
+
+def sealed_hyperparameters(recipe: Recipe, planned: dict[str, str], training_rows: int) -> dict[str, str]:
+    """The hyperparameters once the rows have been counted.
+
+    Where the recipe is silent, Linear Learner's mini-batch is a tenth of the rows, at most its own default of 1000: more
+    rows than there are fail the job, and few updates an epoch learn little.
+
+    Raises:
+        InvalidRecipe: there are too few rows for what the recipe asks.
+    """
+    sealed = dict(planned)
+    if recipe.algorithm == "linear-learner":
+        asked = int(sealed.setdefault("mini_batch_size", str(max(1, min(1000, training_rows // 10)))))
+        if asked > training_rows:
+            raise InvalidRecipe(
+                f"hyperparameters.mini_batch_size is {asked}, but there are {training_rows} training rows; lower it"
+            )
+    if recipe.algorithm == "kmeans" and int(sealed["k"]) > training_rows:
+        raise InvalidRecipe(f"hyperparameters.k is {sealed['k']}, but there are {training_rows} training rows; lower it")
+    return sealed

@@ -1,0 +1,279 @@
+"""The lease protocol: nothing is launched without a lease, nothing outlives its lease.
+
+Launchers call `launch`; whoever hears that something may have changed calls `look_again`; whoever ends a run calls
+`close_leases`. Each acts on what describe says, never on what an event says, and each may be run at any time, by
+several at once, and again after dying half-way.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from botocore.exceptions import ClientError
+
+from dropmill import aws, ledger
+from dropmill.errors import CapacityError, DropmillError, EndpointFailed, JobFailed, LeaseExpired, RunClosed, StillClosing
+from dropmill.ledger import Lease, LeaseState, Outcome
+from dropmill.naming import RUN_TAG, STACK_TAG, Step, sagemaker_name
+from dropmill.resources import CLOSING_ORDER, RESOURCES, Observed, Presence, already_exists
+from dropmill.settings import setting
+
+LAUNCHER_TIMEOUT_SECONDS: Final = 60
+"""The longest a launching Lambda runs, as the template says."""
+
+PROOF_MARGIN_SECONDS: Final = 60
+"""How long a create call may still surface after its launcher was cut off."""
+
+LOOK_AGAIN_SOURCE: Final = "dropmill"
+LOOK_AGAIN_DETAIL_TYPE: Final = "Dropmill Lease Look Again"
+
+_MADE_ANEW: Final = {Outcome.CAPACITY, Outcome.NEVER_CREATED}
+_REFUSED_FOR_GOOD: Final = {
+    "ValidationException",
+    "AccessDeniedException",
+    "ResourceLimitExceeded",
+    "ResourceNotFound",
+    "ConflictException",
+}
+_TOKEN_GONE: Final = {"TaskTimedOut", "TaskDoesNotExist", "InvalidToken"}
+
+
+def launch(
+    run_id: str,
+    recipe: str,
+    step: Step,
+    *,
+    lifetime_seconds: int,
+    create: Callable[[str], object],
+    token: str | None = None,
+) -> str:
+    """Create the resource of a step under a lease, or adopt the one that an earlier call created; returns its name.
+
+    `create` gets the name. With `token`, the resource's end answers it.
+
+    Raises:
+        RunClosed: the run has ended; whatever had been made is being taken down.
+        StillClosing: the resource of an earlier attempt is not gone yet.
+        CapacityError: SageMaker's quota or capacity does not allow it now.
+        JobFailed, EndpointFailed: SageMaker refuses the request, or the resource was taken away from outside.
+    """
+    now = int(time.time())
+    found = ledger.find_lease(run_id, step)
+    if found is not None and not (found.state is LeaseState.CLOSED and found.outcome in _MADE_ANEW):
+        adopted = _adopt(found, token)
+        if adopted is not None:
+            return adopted
+        lease = found
+    else:
+        attempt = 1 if found is None else found.attempt + (found.outcome is Outcome.CAPACITY)
+        lease = Lease(
+            run_id=run_id,
+            step=step,
+            name=sagemaker_name(recipe, run_id, step, attempt),
+            attempt=attempt,
+            state=LeaseState.INTENDED,
+            deadline=now + lifetime_seconds,
+            proof_after=now + LAUNCHER_TIMEOUT_SECONDS + PROOF_MARGIN_SECONDS,
+            token=token,
+        )
+        ledger.intend(lease)
+    try:
+        create(lease.name)
+    except ClientError as error:
+        if not already_exists(error):
+            _create_refused(lease, error)
+            raise
+    return _confirm(lease)
+
+
+def _adopt(lease: Lease, token: str | None) -> str | None:
+    """The name of the resource that an earlier call made; None where it still has to be made."""
+    if lease.state is LeaseState.CLOSING or (token is not None and not ledger.replace_token(lease, token)):
+        run = ledger.find_run(lease.run_id)
+        if run is None or run.closed:
+            raise RunClosed(f"run {lease.run_id} has ended; {lease.step} is not launched")
+        raise StillClosing(f"{RESOURCES[lease.step].kind} {lease.name} is not gone yet")
+    presence = RESOURCES[lease.step].describe(lease.name).presence
+    if presence is Presence.ABSENT:
+        if lease.state is LeaseState.INTENDED:
+            return None
+        ledger.forget_token(replace(lease, token=token))
+        raise _gone(lease)
+    if lease.state is LeaseState.INTENDED:
+        _confirm(lease)
+    if token is not None and presence is Presence.SETTLED:
+        _ask_to_look_again(lease)
+    return lease.name
+
+
+def _confirm(lease: Lease) -> str:
+    """intended -> created, now that the resource exists; if the run was closed meanwhile, take it down again."""
+    if not ledger.mark_created(lease):
+        current = ledger.find_lease(lease.run_id, lease.step)
+        if current is None or current.attempt != lease.attempt or current.state is not LeaseState.CREATED:
+            RESOURCES[lease.step].end(lease.name)
+            raise RunClosed(f"run {lease.run_id} has ended; {RESOURCES[lease.step].kind} {lease.name} is taken down")
+    return lease.name
+
+
+def _create_refused(lease: Lease, error: ClientError) -> None:
+    """Close the lease of a request that SageMaker certainly did not carry out, and say why in plain words."""
+    code = aws.error_code(error)
+    if code not in _REFUSED_FOR_GOOD:
+        return
+    ledger.mark_closed(replace(lease, token=None), Outcome.NEVER_CREATED)
+    ledger.forget_token(lease)
+    what = f"SageMaker refused to create {RESOURCES[lease.step].kind} {lease.name}: {aws.error_message(error)}"
+    if code == "ResourceLimitExceeded":
+        raise CapacityError(f"{what} (raise the quota, or choose another instance type)") from error
+    raise _failed(lease.step, what) from error
+
+
+def _ask_to_look_again(lease: Lease) -> None:
+    """Only `resume_task` and the sweeper answer tokens; an event asks the former to look at once."""
+    aws.events().put_events(
+        Entries=[
+            {
+                "Source": LOOK_AGAIN_SOURCE,
+                "DetailType": LOOK_AGAIN_DETAIL_TYPE,
+                "Detail": json.dumps({"Tags": {STACK_TAG: setting("stack_name"), RUN_TAG: lease.run_id}}),
+            }
+        ]
+    )
+
+
+def look_again(lease: Lease, now: int) -> None:
+    """Hold a lease against what is there, answer its token if that is due, and take it a state further if it can go.
+
+    `now` is in seconds since the epoch.
+    """
+    resource = RESOURCES[lease.step]
+    observed = resource.describe(lease.name)
+    if lease.state is LeaseState.CLOSING:
+        if lease.outcome is Outcome.EXPIRED:
+            _fail_token(lease, _expired(lease))
+        elif observed.error is not None:
+            _answer(lease, observed)
+        _continue_closing(lease, now)
+        return
+    if lease.state is LeaseState.CLOSED:
+        _answer(lease, observed)
+        return
+    if now >= lease.deadline and not (resource.ends_by_itself and observed.presence is Presence.SETTLED):
+        _expire(lease, now)
+        return
+    if observed.presence is Presence.ABSENT:
+        _lost(lease, now)
+        return
+    if lease.state is LeaseState.INTENDED and not ledger.mark_created(lease):
+        return
+    if observed.presence is not Presence.SETTLED:
+        return
+    if resource.ends_by_itself:
+        outcome = Outcome.CAPACITY if isinstance(observed.error, CapacityError) else Outcome.ENDED
+        ledger.mark_closed(lease, outcome, observed.billable_seconds)
+        _answer(lease, observed)
+    elif observed.error is not None:
+        capacity = isinstance(observed.error, CapacityError)
+        ledger.begin_closing(lease, Outcome.CAPACITY if capacity else Outcome.ENDED)
+        _answer(lease, observed)
+        _continue_closing(lease, now)
+    else:
+        _answer(lease, observed)
+
+
+def _failed(step: Step, message: str) -> DropmillError:
+    return JobFailed(message) if step == "training" else EndpointFailed(message)
+
+
+def _gone(lease: Lease) -> DropmillError:
+    kind = RESOURCES[lease.step].kind
+    return _failed(lease.step, f"{kind} {lease.name} is gone: it was taken away from outside; run the drop again")
+
+
+def _expired(lease: Lease) -> LeaseExpired:
+    kind = RESOURCES[lease.step].kind
+    return LeaseExpired(f"{kind} {lease.name} was still there at the deadline of its lease and is taken down")
+
+
+def _expire(lease: Lease, now: int) -> None:
+    if ledger.begin_closing(lease, Outcome.EXPIRED):
+        _fail_token(lease, _expired(lease))
+    _continue_closing(lease, now)
+
+
+def _lost(lease: Lease, now: int) -> None:
+    """The resource is not there: it was never made, is being made just now, or was taken away from outside."""
+    if lease.state is LeaseState.INTENDED:
+        if now >= lease.proof_after:
+            ledger.mark_closed(replace(lease, token=None), Outcome.NEVER_CREATED)
+        return
+    ledger.mark_closed(lease, Outcome.RELEASED)
+    _fail_token(lease, _gone(lease))
+
+
+def _answer(lease: Lease, observed: Observed) -> None:
+    if lease.token is None:
+        return
+    if observed.error is not None:
+        _fail_token(lease, observed.error)
+    elif observed.answer is not None:
+        answer = observed.answer.model_dump_json()
+        _send(lease, lambda token: aws.step_functions().send_task_success(taskToken=token, output=answer))
+
+
+def _fail_token(lease: Lease, error: DropmillError) -> None:
+    # Step Functions takes at most 256 characters of error and 32,768 of cause.
+    name, cause = type(error).__name__, str(error)[:32_768]
+    _send(lease, lambda token: aws.step_functions().send_task_failure(taskToken=token, error=name, cause=cause))
+
+
+def _send(lease: Lease, send: Callable[[str], object]) -> None:
+    """Answer the token. One that is gone (timed out, aborted, answered) is no error; nobody waits for it any more."""
+    if lease.token is None:
+        return
+    try:
+        send(lease.token)
+    except ClientError as error:
+        if aws.error_code(error) not in _TOKEN_GONE:
+            raise
+    ledger.forget_token(lease)
+
+
+def close_leases(run_id: str, now: int) -> list[Lease]:
+    """Take down everything that a run holds, in the order in which SageMaker lets go; returns the leases still open."""
+    leases = {lease.step: lease for lease in ledger.leases_of(run_id)}
+    for step in CLOSING_ORDER:
+        lease = leases.get(step)
+        if lease is not None and lease.state is not LeaseState.CLOSED:
+            ledger.begin_closing(lease, Outcome.RELEASED)
+            _continue_closing(lease, now)
+    return [lease for lease in ledger.leases_of(run_id) if lease.state is not LeaseState.CLOSED]
+
+
+def _continue_closing(lease: Lease, now: int) -> None:
+    """End the resource of a closing lease, and write `closed` only if describe then says that it is gone or ended."""
+    resource = RESOURCES[lease.step]
+    if lease.step in ("endpoint-config", "model") and _endpoint_still_serves(lease):
+        return
+    observed = resource.describe(lease.name)
+    if observed.presence in (Presence.SETTLED, Presence.PENDING) and not _over(lease, observed):
+        resource.end(lease.name)
+        observed = resource.describe(lease.name)
+    if _over(lease, observed):
+        ledger.mark_closed(replace(lease, token=None), Outcome.RELEASED, observed.billable_seconds)
+    elif observed.presence is Presence.ABSENT and (lease.was_created or now >= lease.proof_after):
+        ledger.mark_closed(replace(lease, token=None), Outcome.RELEASED)
+
+
+def _over(lease: Lease, observed: Observed) -> bool:
+    return RESOURCES[lease.step].ends_by_itself and observed.presence is Presence.SETTLED
+
+
+def _endpoint_still_serves(lease: Lease) -> bool:
+    endpoint = ledger.find_lease(lease.run_id, "endpoint")
+    if endpoint is None or endpoint.state is LeaseState.CLOSED:
+        return False
+    return RESOURCES["endpoint"].describe(endpoint.name).presence in (Presence.PENDING, Presence.SETTLED)

@@ -1,0 +1,36 @@
+"""Deploy Endpoint: configuration and endpoint, each under its lease; InService answers the task token."""
+
+from dropmill import aws
+from dropmill.contracts import DeployInput, Plan
+from dropmill.leases import launch
+from dropmill.naming import plan_key
+from dropmill.requests import endpoint_config_request, endpoint_request
+from dropmill.step import step
+from dropmill.storage import read_document
+
+ENDPOINT_LIFETIME_SECONDS = 2 * 3600
+"""Half an hour to come into service, an hour to be evaluated, and a margin."""
+
+
+def deploy_endpoint(request: DeployInput) -> None:
+    plan = read_document(Plan, plan_key(request.run_id))
+    config = launch(
+        request.run_id,
+        plan.recipe_name,
+        "endpoint-config",
+        lifetime_seconds=ENDPOINT_LIFETIME_SECONDS,
+        create=lambda name: aws.sagemaker().create_endpoint_config(
+            **endpoint_config_request(plan, request.model, name)
+        ),
+    )
+    launch(
+        request.run_id,
+        plan.recipe_name,
+        "endpoint",
+        lifetime_seconds=ENDPOINT_LIFETIME_SECONDS,
+        create=lambda name: aws.sagemaker().create_endpoint(**endpoint_request(plan, config, name)),
+        token=request.task_token,
+    )
+
+
+handler = step(deploy_endpoint)

@@ -1,0 +1,28 @@
+"""Launch Training: a training job under a lease; its end answers the task token."""
+
+from dropmill import aws
+from dropmill.contracts import LaunchInput, Plan, SealedDataset
+from dropmill.leases import launch
+from dropmill.naming import dataset_key, plan_key
+from dropmill.requests import training_request
+from dropmill.step import step
+from dropmill.storage import read_document
+
+PROVISIONING_SECONDS = 3600
+"""What a job may take beyond its own run time: waiting for the instance, downloading, uploading."""
+
+
+def launch_training(request: LaunchInput) -> None:
+    plan = read_document(Plan, plan_key(request.run_id))
+    dataset = read_document(SealedDataset, dataset_key(request.run_id))
+    launch(
+        request.run_id,
+        plan.recipe_name,
+        "training",
+        lifetime_seconds=plan.recipe.training.max_runtime + PROVISIONING_SECONDS,
+        create=lambda name: aws.sagemaker().create_training_job(**training_request(plan, dataset, name)),
+        token=request.task_token,
+    )
+
+
+handler = step(launch_training)

@@ -1,0 +1,55 @@
+"""sweep_leases: on a schedule, deal with everything whose event never came and whose deadline has."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from pydantic import BaseModel
+
+from dropmill import ledger
+from dropmill.leases import look_again
+from dropmill.ledger import LeaseState
+from dropmill.resources import CLOSING_ORDER
+from dropmill.runs import end_run
+from dropmill.step import logger, metrics, step
+
+
+class ScheduledEvent(BaseModel):
+    """EventBridge "Scheduled Event"; its time is the sweeper's clock."""
+
+    time: datetime
+
+
+class SweepFailed(RuntimeError):
+    """Some leases or runs could not be looked after; the others were."""
+
+
+def sweep_leases(event: ScheduledEvent) -> None:
+    now = int(event.time.timestamp())
+    failed = 0
+    leases = sorted(ledger.open_leases(), key=lambda lease: (lease.run_id, CLOSING_ORDER.index(lease.step)))
+    for listed in leases:
+        failed += not _attempt(listed.run_id, lambda listed=listed: _sweep_lease(listed.run_id, listed.step, now))
+    for run in ledger.open_runs():
+        failed += not _attempt(run.run_id, lambda run=run: end_run(run, now))
+    metrics.add_metric("OpenLeases", "Count", len(leases))
+    if failed:
+        raise SweepFailed(f"{failed} leases or runs could not be looked after; their errors are in the log")
+
+
+def _sweep_lease(run_id: str, lease_step: str, now: int) -> None:
+    """The index may lag behind, so the row itself is read again."""
+    lease = ledger.find_lease(run_id, lease_step)
+    if lease is not None and (lease.state is not LeaseState.CLOSED or lease.token is not None):
+        look_again(lease, now)
+
+
+def _attempt(run_id: str, action: Callable[[], object]) -> bool:
+    try:
+        action()
+    except Exception as error:  # noqa: BLE001  one broken row must not keep the others from being swept
+        logger.error("sweep failed", run_id=run_id, error=type(error).__name__)
+        return False
+    return True
+
+
+handler = step(sweep_leases)
