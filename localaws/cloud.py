@@ -155,7 +155,7 @@ class Cloud:
                 stop_executions.callback(stepfunctions.connect, None, None)
                 stop_executions.callback(stepfunctions.stop_all)
                 stop_executions.callback(stepfunctions.connect, self.endpoint_url, None)
-            elif service == "lambda":
+            elif service == "awslambda":
                 lambdas.install()
                 lambdas.connect(self.lambdas)
 
@@ -186,7 +186,8 @@ class Cloud:
                     aws_secret_access_key="local",  # noqa: S106  # made up: any credentials do
                     region_name=self.region,
                 )
-                found = session.client(
+                make: Any = session.client  # its stubs have an overload for each service, and this takes any
+                found = make(
                     service,
                     endpoint_url=self.endpoint_url,
                     config=Config(
@@ -224,7 +225,7 @@ class Cloud:
             self.client("sqs").send_message(QueueUrl=url, MessageBody=body, MessageAttributes=described)
         elif service == "sns":
             self.client("sns").publish(TopicArn=arn, Message=body, MessageAttributes=described)
-        elif service == "lambda":
+        elif service == "awslambda":
             self.client("lambda").invoke(FunctionName=arn, InvocationType="Event", Payload=body)
         else:
             raise CloudError(f"a failed event can't go to {arn}: only SQS, SNS and Lambda are served here")

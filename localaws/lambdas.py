@@ -1,6 +1,6 @@
 """Lambda functions as pools of worker processes.
 
-A worker is a process that runs AWS's own runtime client (`awslambdaric`) on a function's handler, and talks to a Runtime
+A worker is a process that runs AWS's own runtime client (`awslambdaric`) on a function's handler and talks to a Runtime
 API of ours on a port of its own (https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html). Workers are started
 on demand, used again while they are warm, and killed when they run over the function's time-out. All of it happens on
 one event loop in one thread; `invoke` may be called from any thread.
@@ -98,11 +98,21 @@ class _Worker:
     next: "asyncio.Future[_Invocation] | None" = None
     current: _Invocation | None = None
     ready: bool = False
+    retired: bool = False
     init_error: bytes | None = None
     idle_since: float = 0.0
     log_pipe: int = -1
     log_rest: bytes = b""
     deadline: asyncio.TimerHandle | None = None
+
+    def retire(self) -> None:
+        """Take no more calls, and end: now if idle, else with the current call."""
+        self.retired = True
+        if self.next is not None:
+            self.next.cancel()
+            self.next = None
+        if self.current is None:
+            self.kill()
 
     def kill(self) -> None:
         if self.process is not None and self.process.returncode is None:
@@ -301,7 +311,7 @@ class Lambdas:
         self._pools[function.name] = _Pool(function)
         if old is not None:
             for worker in old.workers:
-                worker.kill()
+                worker.retire()
 
     async def _prewarm(self, pools: list[_Pool], *, wait: bool) -> None:
         for pool in pools:
@@ -354,7 +364,7 @@ class Lambdas:
         invocation.started = time.monotonic()
         worker.current = invocation
         worker.deadline = self._loop.call_later(pool.function.timeout, self._time_out, pool, worker)
-        self._print(pool, worker, f"START RequestId: {invocation.request_id} Version: $LATEST")
+        self._print(pool, worker, f"START RequestId: {invocation.request_id} Version: $LATEST", invocation)
         waiting, worker.next = worker.next, None
         waiting.set_result(invocation)
 
@@ -407,8 +417,8 @@ class Lambdas:
             connections.add(writer)
             try:
                 await self._serve(pool, worker, reader, writer)
-            except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-                pass  # the worker ended, or speaks no HTTP: its exit says what to do
+            except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
+                pass  # the worker has ended, and its exit says what to do
             finally:
                 connections.discard(writer)
                 writer.close()
@@ -453,6 +463,9 @@ class Lambdas:
             for writer in list(connections):
                 writer.close()
         self._drop(pool, worker)
+        if worker.next is not None:
+            worker.next.cancel()
+            worker.next = None
         how = f"signal: {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         if worker.current is not None:
             said = f"RequestId: {worker.current.request_id} Error: Runtime exited with error: {how}"
@@ -553,6 +566,9 @@ class Lambdas:
             await writer.drain()
 
     async def _next(self, pool: _Pool, worker: _Worker) -> _Invocation:
+        if worker.retired:
+            worker.kill()
+            raise asyncio.CancelledError
         worker.next = self._loop.create_future()
         worker.ready = True
         worker.idle_since = time.monotonic()
@@ -566,8 +582,7 @@ class Lambdas:
             for pool in self._pools.values():
                 for worker in pool.idle:
                     if time.monotonic() - worker.idle_since > _IDLE_SECONDS:
-                        worker.next = None
-                        worker.kill()
+                        worker.retire()
 
     async def _shut_down(self) -> None:
         for pool in self._pools.values():
@@ -705,7 +720,7 @@ def _invoke_in_pool(_original: Any) -> Any:
     ) -> bytes:
         from moto.core.exceptions import JsonRESTError
 
-        class ServiceError(JsonRESTError):  # type: ignore[misc]  # moto's class is untyped here
+        class ServiceError(JsonRESTError):
             def __init__(self, code: int, error_type: str, message: str) -> None:
                 super().__init__(error_type, message)
                 self.code = code

@@ -1,5 +1,6 @@
 """The one port: an HTTP server, test hooks on API calls, and the way to moto or to our own SageMaker."""
 
+import contextlib
 import ipaddress
 import json
 import logging
@@ -277,7 +278,8 @@ class _Handler(MotoRequestHandler):
         body = environ["wsgi.input"]
         held: list[tuple[str, list[tuple[str, str]]]] = []
         try:
-            answer = self.server.app(environ, lambda status, headers, _=None: held.append((status, headers)))
+            app: WsgiApp = self.server.app
+            answer = app(environ, lambda status, headers, _=None: held.append((status, headers)))
             self._send(answer, held)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
@@ -320,7 +322,7 @@ class _Handler(MotoRequestHandler):
             if close is not None:
                 close()
 
-    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002  # werkzeug's name
+    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002, ARG002  # werkzeug's signature
         LOG.debug(message.rstrip().replace("%%", "%"), *args)
 
 
@@ -386,7 +388,5 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
 
 def _hang_up(connection: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):  # it is gone already
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # it is gone already

@@ -154,16 +154,15 @@ def _close_token(endpoint: Any) -> None:
         endpoint.interrupt_all()
 
 
+def _aws_error(error_type: str, message: str) -> Exception:
+    from moto.core.exceptions import AWSError
+
+    error: Exception = type(error_type, (AWSError,), {"TYPE": error_type, "STATUS": 400})(message)
+    return error
+
+
 def _token_is_closed() -> Exception:
-    from moto.stepfunctions.exceptions import AWSError
-
-    class TaskTimedOut(AWSError):  # type: ignore[misc]  # moto's class is untyped here
-        TYPE = "TaskTimedOut"
-        STATUS = 400
-
-    return TaskTimedOut(
-        "Task Timed Out: 'Provided task does not exist anymore'",
-    )
+    return _aws_error("TaskTimedOut", "Task Timed Out: 'Provided task does not exist anymore'")
 
 
 def _answer_once(original: Any) -> Any:
@@ -195,7 +194,7 @@ def _heartbeat_while_open(original: Any) -> Any:
 
 
 def _executions_of_every_status(_original: Any) -> Any:
-    def _get_executions(self: Any, execution_status: Any = None) -> list[Any]:
+    def _get_executions(self: Any, execution_status: Any = None) -> list[Any]:  # noqa: ARG001  # moto passes it
         # A token of an ended execution must be found, so that its answer is refused by the right name.
         return [e for m in list(self.state_machines) for e in list(m.executions) if e.exec_worker is not None]
 
@@ -209,10 +208,11 @@ def _environment_from_the_start(original: Any) -> Any:
     def _get_evaluation_environment(self: Any) -> Any:
         # The interpreter makes it on its own thread, after parsing: a stop or a question that comes before finds none.
         if self.env is None:
-            from moto.stepfunctions.parser.asl.eval.program_state import ProgramRunning
+            from moto.stepfunctions.parser.asl.eval import program_state
 
             self.env = original(self)
-            self.env._program_state = ProgramRunning()
+            running: Any = program_state.ProgramRunning
+            self.env._program_state = running()
             self.env.ended = threading.Event()
         return self.env
 
@@ -402,17 +402,10 @@ def _failure_with_cause(_original: Any) -> Any:
 
 def _success_with_json(original: Any) -> Any:
     def send_task_success(self: Any) -> Any:
-        from moto.stepfunctions.exceptions import AWSError
-
         try:
             json.loads(self._get_param("output"))
         except (TypeError, ValueError) as error:
-
-            class InvalidOutput(AWSError):  # type: ignore[misc]  # moto's class is untyped here
-                TYPE = "InvalidOutput"
-                STATUS = 400
-
-            raise InvalidOutput(f"Invalid Output: {error}") from error
+            raise _aws_error("InvalidOutput", f"Invalid Output: {error}") from error
         return original(self)
 
     return send_task_success
@@ -497,7 +490,9 @@ def _one_client_for_a_service(_original: Any) -> Any:
         with _clients_lock:
             found = _clients.get((service_name, region_name))
             if found is None:
-                found = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local").client(  # noqa: S106  # made up
+                session = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local")  # noqa: S106  # made up
+                make: Any = session.client  # its stubs have an overload for each service, and this takes any
+                found = make(
                     service_name,
                     region_name=region_name,
                     endpoint_url=_endpoint_url,
