@@ -18,9 +18,9 @@ SCORES_MAX = 50_000_000
 """Scores kept for roc_auc, as float32; beyond that the metric is left out."""
 
 IMAGE_CLUSTERS_MAX = 60
-MEMBERS_SHOWN = 14
+MEMBERS_SHOWN = 12
 _MEMBERS_KEPT = 3 * MEMBERS_SHOWN
-MISREAD_SHOWN = 60
+MISREAD_SHOWN = 56
 
 Pixels = npt.NDArray[np.float32]
 ValueT = TypeVar("ValueT")
@@ -175,7 +175,7 @@ class _ClassifierJudge:
         if pictures is None or not wrong.size:
             return
         margins = self._margins(scores, actual, predicted)[wrong]
-        facts = (actual[wrong], predicted[wrong])
+        facts = [actual[wrong], predicted[wrong]] + ([] if scores is None else [scores[wrong]])
         if self._task is Task.MULTICLASS:
             self._misread[0].offer(margins, pictures[wrong], facts)
             return
@@ -232,15 +232,24 @@ class _ClassifierJudge:
         )
 
     def _galleries(self) -> list[Gallery]:
+        if self._task is Task.MULTICLASS:
+            rows = self._misread[0].rows()
+            captions = [f"{self._names[facts[0]]} → {self._names[facts[1]]}" for _, facts in rows]
+            return [_gallery("", rows, captions)] if rows else []
+        negative, positive = (kept.rows() for kept in self._misread)
         galleries = []
-        for called, kept in enumerate(self._misread):
-            rows = kept.rows()
-            if not rows:
-                continue
-            title = f"Called {self._names[called]}, but not" if self._task is Task.BINARY else "Misread rows"
-            captions = [f"{self._names[actual]} → {self._names[predicted]}" for _, (actual, predicted) in rows]
-            galleries.append(Gallery(title, np.stack([pixels for pixels, _ in rows]), captions))
-        return galleries[::-1]
+        for title, rows in (
+            (f"{self._names[1]}, but missed", negative),
+            (f"Called {self._names[1]} by mistake", positive),
+        ):
+            if rows:
+                captions = [f"{facts[2]:.2f}" if len(facts) > 2 else "" for _, facts in rows]
+                galleries.append(_gallery(title, rows, captions))
+        return galleries
+
+
+def _gallery(title: str, rows: list[tuple[Pixels, tuple[Any, ...]]], captions: list[str]) -> Gallery:
+    return Gallery(title, np.stack([pixels for pixels, _ in rows]), captions)
 
 
 class _RegressionJudge:
@@ -339,15 +348,15 @@ class _ClusterJudge:
             label=self._names[commonest] if self._labels else None,
             share=float(counts[commonest]) / rows if self._labels else None,
             mean=(self._sums[number] / rows).astype(np.float32) if shown and self._sums is not None else None,
-            members=self._gallery(number) if shown else None,
+            members=self._member_gallery(number) if shown else None,
         )
 
-    def _gallery(self, number: int) -> Gallery:
+    def _member_gallery(self, number: int) -> Gallery:
         """Random members, evenly picked from the closest to the centre to the farthest."""
         rows = sorted(self._members[number].rows(), key=lambda row: float(row[1][0]))
         picked = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MEMBERS_SHOWN)).round().astype(int))
         captions = [self._names[rows[at][1][1]] if self._labels else "" for at in picked]
-        return Gallery(f"Cluster {number}", np.stack([rows[at][0] for at in picked]), captions)
+        return _gallery(f"Cluster {number}", [rows[at] for at in picked], captions)
 
 
 def _present(value: ValueT | None, missing: str) -> ValueT:

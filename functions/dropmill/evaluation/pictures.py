@@ -30,6 +30,7 @@ _IMAGE_SIDE_MAX = 64
 _CELL_TEXT_CLASSES_MAX = 12
 _TICKS_MAX = 30
 _POINTS_MAX = 4000
+_POINTS_DRAWN_CRISP = 500
 _CURVE_POINTS_MAX = 300
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#9a9a9a"
@@ -43,7 +44,7 @@ _LABEL_COLOURS = (
     "#f0e442",
     "#8c6bb1",
     "#7f5539",
-    "#bfd200",
+    _GREY,
 )
 
 # Colours that stand in for the page's own while matplotlib draws; it knows no CSS.
@@ -121,10 +122,9 @@ def _write_cells(axes: Axes, confusion: Counts, shares: Floats, diagonal: npt.ND
         share = float(shares[row, column])
         strong = share > 0.6 if diagonal[row, column] else share / worst > 0.75
         colour = "white" if strong else _INK
-        axes.text(
-            column + 0.5, row + 0.44, f"{confusion[row, column]:,}", ha="center", va="center", color=colour, size=9.5
-        )
-        axes.text(column + 0.5, row + 0.75, percent(share), ha="center", va="center", color=colour, size=7)
+        middle = {"x": column + 0.5, "y": row + 0.5, "ha": "center", "color": colour}
+        axes.text(s=f"{confusion[row, column]:,}", va="bottom", size=9.5, **middle)
+        axes.text(s=percent(share), va="top", size=7, **middle)
 
 
 def curves_picture(positive: npt.NDArray[np.bool_], scores: Floats, confusion: Counts) -> str:
@@ -144,13 +144,13 @@ def curves_picture(positive: npt.NDArray[np.bool_], scores: Floats, confusion: C
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         roc, trade = figure.subplots(1, 2)
-        roc.plot([0, 1], [0, 1], color=_LINE, linewidth=0.8, linestyle="--")
+        roc.plot([0, 1], [0, 1], color=_INK, alpha=0.45, linewidth=0.8, linestyle="--")
         roc.plot(false / false[-1], true / true[-1], color=_BLUE)
         roc.plot([false_rate], [recall], "o", color=_ORANGE)
         roc.set(title="ROC curve", xlabel="false positive rate", ylabel="true positive rate (recall)")
         called = false + true
         some = called > 0
-        trade.axhline(true[-1] / called[-1], color=_LINE, linewidth=0.8, linestyle="--")
+        trade.axhline(true[-1] / called[-1], color=_INK, alpha=0.45, linewidth=0.8, linestyle="--")
         trade.plot(true[some] / true[-1], true[some] / called[some], color=_BLUE)
         trade.plot([recall], [precision], "o", color=_ORANGE)
         trade.set(title="Precision and recall", xlabel="recall", ylabel="precision")
@@ -168,7 +168,8 @@ def clusters_picture(clusters: Sequence[int], table: Counts, names: Sequence[str
     """
     sizes = table.sum(axis=1)
     bars = np.argsort(-sizes, kind="stable")[:CLUSTERS_DRAWN_MAX]
-    coloured = sorted(np.argsort(-table.sum(axis=0), kind="stable")[: len(_LABEL_COLOURS)].tolist())
+    most = len(_LABEL_COLOURS) - (table.shape[1] > len(_LABEL_COLOURS))
+    coloured = sorted(np.argsort(-table.sum(axis=0), kind="stable")[:most].tolist())
     segments = [
         (_short(names[label]) if names else "", _LABEL_COLOURS[at], table[bars, label])
         for at, label in enumerate(coloured)
@@ -214,13 +215,15 @@ def regression_picture(actual: Floats, predicted: Floats) -> str:
         figure = Figure(figsize=(8, 3.6), layout="constrained")
         against, spread = figure.subplots(1, 2)
         low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
-        against.plot([low, high], [low, high], color=_LINE, linewidth=0.8, linestyle="--")
+        against.plot([low, high], [low, high], color=_INK, alpha=0.45, linewidth=0.8, linestyle="--")
         # Thousands of marks as vectors would make a page of megabytes.
-        against.plot(x, y, "o", markersize=3, alpha=0.35, color=_BLUE, markeredgewidth=0, rasterized=True)
+        size, alpha = (3.0, 0.35) if x.size > _POINTS_DRAWN_CRISP else (4.5, 0.6)
+        many = x.size > _POINTS_DRAWN_CRISP
+        against.plot(x, y, "o", markersize=size, alpha=alpha, color=_BLUE, markeredgewidth=0, rasterized=many)
         against.set(title="Predicted against actual", xlabel="actual", ylabel="predicted")
         limit = float(np.quantile(np.abs(errors), 0.995)) or 1.0
         spread.hist(np.clip(errors, -limit, limit), bins=41, range=(-limit, limit), color=_BLUE)
-        spread.axvline(0, color=_LINE, linewidth=0.8, linestyle="--")
+        spread.axvline(0, color=_INK, alpha=0.45, linewidth=0.8, linestyle="--")
         spread.set(title="Errors", xlabel="predicted minus actual", ylabel="rows")
         return _svg(figure)
 

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from dropmill.contracts import Part, Plan, SealedDataset, Task, TrainedModel
+from dropmill.contracts import FileFormat, Part, Plan, SealedDataset, Task, TrainedModel
 from dropmill.evaluation import pictures
 from dropmill.evaluation.judging import IMAGE_CLUSTERS_MAX, MEMBERS_SHOWN, Cluster, Gallery, Judged
 from dropmill.evaluation.metrics import Counts, precision_recall_f1
@@ -38,6 +38,8 @@ _HEADLINE_METRICS = {
     Task.REGRESSION: ("r2", "rmse", "mae"),
     Task.CLUSTERING: ("purity", "nmi", "msd"),
 }
+
+_FORMATS = {FileFormat.CSV: "CSV", FileFormat.NPY: ".npy", FileFormat.NPZ: ".npz", FileFormat.PICKLE: "pickle"}
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c2126; --soft: #5b6670; --line: #c9d0d6; --wash: #f4f6f8;
@@ -72,7 +74,8 @@ th, td { text-align: left; padding: .3rem .875rem .3rem 0; border-bottom: 1px so
 th { font-weight: 600; }
 thead th { color: var(--soft); font-size: .8125rem; vertical-align: bottom; }
 .n { text-align: right; white-space: nowrap; }
-th, td { overflow-wrap: anywhere; }
+.b { padding-right: 6.375rem; }
+th, td { overflow-wrap: break-word; }
 .matrix td, .matrix th { padding: .2rem .5rem; text-align: right; overflow-wrap: normal; }
 .matrix .hit { font-weight: 600; }
 .matrix .none { color: var(--soft); }
@@ -142,8 +145,8 @@ def _headline(judged: Judged) -> tuple[str, str]:
         if not judged.confusion[:, 1].any():
             return f"Never answers {positive}", f"{judged.confusion[1].sum():,} of the held-out rows are {positive}."
         return (
-            f"Finds {_percent(found['recall'])} of the rows that are {positive}; "
-            f"{_percent(found['precision'])} of the rows it calls {positive} are",
+            f"Finds {_percent(found['recall'])} of the rows labelled {positive}, and is right for "
+            f"{_percent(found['precision'])} of those it calls {positive}",
             f"It misses {judged.confusion[1, 0]:,} of {judged.confusion[1].sum():,} such rows and calls "
             f"{judged.confusion[0, 1]:,} others {positive} by mistake. {_baseline(judged)}",
         )
@@ -332,7 +335,7 @@ def _per_class(confusion: Counts, names: Sequence[str]) -> str:
         )
         for index in listed
     ]
-    return f"<h3>{title}</h3>" + _table(("Class", "Rows|n", "Precision|n", "Recall|n", "F1|n"), rows)
+    return f"<h3>{title}</h3>" + _table(("Class", "Rows|n", "Precision|b", "Recall|b", "F1|b"), rows)
 
 
 def _errors(judged: Judged) -> str:
@@ -373,7 +376,7 @@ def _clusters(judged: Judged, table: Counts) -> str:
     ]
     headers = ["Cluster", "Rows|n", "Share|n", "Mean distance|n"]
     if labelled:
-        headers += ["Commonest label", "Its share of the cluster|n"]
+        headers += ["Commonest label", "Its share|b"]
     rows = []
     for cluster in listed:
         cells = (
@@ -429,8 +432,11 @@ def _members(judged: Judged, listed: Sequence[Cluster]) -> str:
 def _misread(judged: Judged) -> str:
     if not judged.misread:
         return ""
+    multiclass = judged.task is Task.MULTICLASS
     parts = [
-        "<p class=soft>The surest mistakes first. A caption says what the row is, then what the model made of it.</p>"
+        "<p class=soft>The surest mistakes first. "
+        + ("A caption says what the row is, then what the model made of it." if multiclass else "Captions are scores.")
+        + "</p>"
     ]
     parts += [_gallery(gallery, judged.brightest) for gallery in judged.misread]
     return _section("Misread rows", "".join(parts))
@@ -441,7 +447,8 @@ def _gallery(gallery: Gallery, brightest: float) -> str:
         _image(pictures.image(pixels, brightest), f"Misread row: {caption}", caption)
         for pixels, caption in zip(gallery.pixels, gallery.captions, strict=True)
     )
-    return f'<h3>{escape(gallery.title)}</h3><div class="sheet">{images}</div>'
+    title = f"<h3>{escape(gallery.title)}</h3>" if gallery.title else ""
+    return f'{title}<div class="sheet">{images}</div>'
 
 
 def _dataset(plan: Plan, dataset: SealedDataset) -> str:
@@ -451,7 +458,7 @@ def _dataset(plan: Plan, dataset: SealedDataset) -> str:
     features = f"{dataset.feature_dim:,} feature{'s' if dataset.feature_dim != 1 else ''}"
     about = (
         f"<p><code>{escape(drop.uri)}</code>{version}: {_bytes(drop.size)}"
-        f"{' gzipped' if layout.gzipped else ''} {escape(layout.format.value.upper())}, "
+        f"{' gzipped' if layout.gzipped else ''} {_FORMATS[layout.format]}, "
         f"{dataset.rows:,} rows, {features}.</p>"
     )
     split = plan.recipe.data.split
@@ -553,11 +560,12 @@ def _image(png: bytes, alternative: str, caption: str, kind: str = "") -> str:
 
 
 def _table(headers: Sequence[str], rows: Iterable[str]) -> str:
-    """A table of cells that are HTML already. A header `text|n` heads a column of numbers."""
-    heads = "".join(
-        f"<th scope=col{' class=n' if header.endswith('|n') else ''}>{escape(header.removesuffix('|n'))}</th>"
-        for header in headers
-    )
+    """A table of cells that are HTML already. A header `text|n` heads a column of numbers, `text|b` one with bars."""
+    classes = {"": "", "n": ' class="n"', "b": ' class="n b"'}
+    heads = ""
+    for header in headers:
+        text, _, kind = header.partition("|")
+        heads += f"<th scope=col{classes[kind]}>{escape(text)}</th>"
     lines = "".join(f"<tr>{row}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
 
@@ -606,7 +614,7 @@ def _label_order(text: str) -> tuple[int, float, str]:
 
 
 def _metric(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 100 else _number(value)
+    return f"{value:.4f}" if abs(value) < 10 else _number(value)
 
 
 def _number(value: float) -> str:
