@@ -9,7 +9,7 @@ import numpy as np
 
 from dropmill.contracts import FileFormat, Part, Plan, SealedDataset, Task, TrainedModel
 from dropmill.evaluation import pictures
-from dropmill.evaluation.judging import IMAGE_CLUSTERS_MAX, MEMBERS_SHOWN, Cluster, Gallery, Judged
+from dropmill.evaluation.judging import IMAGE_CLUSTERS_MAX, MEMBERS_SHOWN, Cluster, Gallery, Judged, class_names
 from dropmill.evaluation.metrics import Counts, precision_recall_f1
 from dropmill.evaluation.names import DIRECTIONS, Direction
 
@@ -483,17 +483,18 @@ def _dataset(plan: Plan, dataset: SealedDataset) -> str:
         for part in parts
     ]
     table = _table(("Part", "Rows|n", "Size|n", "Use"), rows)
-    return f'{about}{table}<p class="soft">{how}</p>{_labels(dataset, parts)}'
+    return f'{about}{table}<p class="soft">{how}</p>{_labels(plan, dataset, parts)}'
 
 
-def _labels(dataset: SealedDataset, parts: Sequence[Part]) -> str:
+def _labels(plan: Plan, dataset: SealedDataset, parts: Sequence[Part]) -> str:
     counts = [dataset.parts[part].label_counts for part in parts]
-    labels = sorted({label for count in counts for label in count}, key=_label_order)
+    labels = sorted({label for count in counts for label in count}, key=float)
     if not labels:
         return ""
     listed = labels[:_CLASSES_LISTED_MAX]
+    names = class_names(plan) if plan.task in (Task.BINARY, Task.MULTICLASS) else []
     rows = [
-        f"<th scope=row>{escape(_label(label))}</th>"
+        f"<th scope=row>{escape(_label(label, names))}</th>"
         + "".join(f'<td class="n">{count.get(label, 0):,}</td>' for count in counts)
         for label in listed
     ]
@@ -599,18 +600,10 @@ def _display(name: str) -> str:
     return shown.get(name, name.capitalize())
 
 
-def _label(text: str) -> str:
-    try:
-        return f"{float(text):g}"
-    except ValueError:
-        return text
-
-
-def _label_order(text: str) -> tuple[int, float, str]:
-    try:
-        return 0, float(text), text
-    except ValueError:
-        return 1, 0.0, text
+def _label(text: str, names: Sequence[str]) -> str:
+    """A label as people write it, from the target label that was counted: a class index, or a raw value."""
+    value = float(text)
+    return names[int(value)] if 0 <= value < len(names) else f"{value:g}"
 
 
 def _metric(value: float) -> str:
