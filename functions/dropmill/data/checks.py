@@ -1,0 +1,128 @@
+"""What all readers share: limits, the ways to refuse a drop, and which columns are what."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dropmill.contracts import Problem
+from dropmill.errors import InvalidDrop, several
+from dropmill.recipe import DataOptions
+
+MAX_COLUMNS = 100_000
+MAX_WHOLE_BYTES = 1 << 30
+"""The most that is read into memory at once: an array of labels, or an array in Fortran order."""
+MAX_UNPACKED_BYTES = 4 << 30
+"""The most that a compressed file, or a member of one, may hold."""
+MAX_PROBLEMS = 10
+MAX_CLASSES = 1000
+"""More distinct labels than this are not classes."""
+BLOCK_BYTES = 16 << 20
+"""About as much as a block of rows holds, as float32."""
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+DEFAULT_LABEL = "label"
+
+NOT_FINITE = "is not a finite number: mend the row or leave it out"
+BEYOND_FLOAT32 = f"is beyond float32 (at most {FLOAT32_MAX:.4g} in size): rescale the column"
+
+
+class TooManyProblems(Exception):
+    """As many problems have been found as are reported."""
+
+
+class Problems:
+    """Problems gathered into the caller's list, up to `MAX_PROBLEMS`."""
+
+    def __init__(self, file_name: str, found: list[Problem]) -> None:
+        self.file_name = file_name
+        self.found = found
+
+    def add(self, rule: str, *, row: int, column: str | None = None, value: object | None = None) -> None:
+        """Note a problem. Raises TooManyProblems once there are enough."""
+        text = None if value is None else shortened(str(value))
+        self.found.append(Problem(file=self.file_name, row=row, column=column, value=text, rule=rule))
+        if len(self.found) >= MAX_PROBLEMS:
+            raise TooManyProblems
+
+    def raise_any(self) -> None:
+        """Raise InvalidDrop if there is any problem."""
+        if self.found:
+            raise InvalidDrop(several([str(problem) for problem in self.found]))
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= 40 else text[:40] + "..."
+
+
+def refuse(file_name: str, rule: str, *, row: int | None = None, column: str | None = None) -> NoReturn:
+    raise InvalidDrop(str(Problem(file=file_name, row=row, column=column, rule=rule)))
+
+
+def _find_column(columns: Mapping[str, int], wanted: str) -> int | None:
+    """The index of the column of this name, or else with this 0-based index."""
+    if wanted in columns:
+        return columns[wanted]
+    if wanted.isascii() and wanted.isdigit() and len(wanted) <= len(str(MAX_COLUMNS)) and int(wanted) < len(columns):
+        return int(wanted)
+    return None
+
+
+def _positions(columns: Sequence[str]) -> dict[str, int]:
+    return {name: index for index, name in enumerate(columns)}
+
+
+def label_column(file_name: str, columns: Sequence[str], options: DataOptions) -> int | None:
+    """The column that the recipe's `label` means; without one, a column named `label`, or none."""
+    index = _find_column(_positions(columns), options.label or DEFAULT_LABEL)
+    if options.label is None:
+        return index
+    if index is None:
+        refuse(file_name, f"there is no label column {shortened(options.label)!r}; {_what_there_is(columns)}")
+    return index
+
+
+def feature_columns(file_name: str, columns: Sequence[str], label: int | None, options: DataOptions) -> list[int]:
+    """Every column but the label and the dropped ones, in file order; at least one."""
+    left_out = set() if label is None else {label}
+    positions = _positions(columns)
+    for name in options.drop_columns:
+        index = _find_column(positions, name)
+        if index is None:
+            refuse(
+                file_name, f"there is no column {shortened(name)!r} to drop (drop_columns); {_what_there_is(columns)}"
+            )
+        left_out.add(index)
+    features = [index for index in range(len(columns)) if index not in left_out]
+    if not features:
+        refuse(file_name, "no column is left to learn from, besides the label and drop_columns")
+    return features
+
+
+def _what_there_is(columns: Sequence[str]) -> str:
+    if all(name == str(index) for index, name in enumerate(columns)):
+        return f"the columns have no names; give an index from 0 to {len(columns) - 1}"
+    shown = ", ".join(shortened(name) for name in columns[:10])
+    return f"the columns are {shown}{', ...' if len(columns) > 10 else ''}"
+
+
+def numbered(count: int) -> list[str]:
+    """Names of columns that have none."""
+    return [str(index) for index in range(count)]
+
+
+class LabelValues:
+    """The distinct values of a label column, gathered block by block."""
+
+    def __init__(self) -> None:
+        self._values: NDArray[np.float64] | None = np.empty(0, dtype=np.float64)
+
+    def add(self, labels: NDArray[Any]) -> None:
+        if self._values is not None:
+            merged = np.union1d(self._values, labels.astype(np.float64) + 0.0)  # adding zero turns -0.0 into 0.0
+            self._values = merged if len(merged) <= MAX_CLASSES else None
+
+    def result(self) -> list[float] | None:
+        """The values, ascending; None for more than `MAX_CLASSES`."""
+        return None if self._values is None else [float(value) for value in self._values]
