@@ -10,11 +10,13 @@ keeps what it knows in memory; SageMaker, Lambda workers, events and schedules a
 process, for moto's state is the process's.
 """
 
+import atexit
 import contextlib
 import errno
 import ipaddress
 import logging
 import os
+import signal
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +33,7 @@ from localaws.lambdas import Lambdas, LogEvents
 if TYPE_CHECKING:
     from localaws.events import Dispatcher
     from localaws.sagemaker.app import SageMaker
+    from localaws.sagemaker.programs import Programs
     from localaws.server import Hooks
     from localaws.template import Stack
 
@@ -47,7 +50,7 @@ class Cloud:
     """An embedded cloud, between `start` and `stop` (or within a `with` block).
 
     `port` 0 takes a free one. With `rules=False` events reach no rule and schedules rest, for calling functions by
-    hand. While it runs: `client`, `deploy`, `clock`, `events`, `lambdas`, `sagemaker` and `hooks`.
+    hand. `programs` says what runs an algorithm's image (None: the built-in ones). While it runs: `client`, `deploy`, `clock`, `events`, `lambdas`, `sagemaker` and `hooks`.
     """
 
     events: "Dispatcher"
@@ -57,13 +60,20 @@ class Cloud:
     clock: Clock
 
     def __init__(
-        self, host: str = "127.0.0.1", port: int = 0, region: str = "us-east-1", *, rules: bool = True
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        region: str = "us-east-1",
+        *,
+        rules: bool = True,
+        programs: "Programs | None" = None,
     ) -> None:
         self._host = host
         self._port = port
         self.region = region
         self.account_id = ACCOUNT_ID
         self._rules = rules
+        self._programs = programs
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
         self._stop = contextlib.ExitStack()
@@ -101,6 +111,7 @@ class Cloud:
                 self._start(stop)
                 self._stop = stop.pop_all()
                 self._running = True
+                atexit.register(self.stop)
         except OSError as error:
             if error.errno not in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}:
                 raise
@@ -140,7 +151,7 @@ class Cloud:
 
         from localaws.sagemaker.app import SageMaker
 
-        self.sagemaker = SageMaker(endpoint_url=self.endpoint_url, emit=self.events.emit)
+        self.sagemaker = SageMaker(endpoint_url=self.endpoint_url, emit=self.events.emit, programs=self._programs)
         stop.callback(self.sagemaker.close)
 
         prepared: set[str] = set()
@@ -170,11 +181,23 @@ class Cloud:
         if not self._running:
             return
         self._running = False
+        atexit.unregister(self.stop)
         self._stop.close()
         with self._clients_lock:
             for client in self._clients.values():
                 client.close()
             self._clients.clear()
+
+    def wait(self) -> None:
+        """Block until SIGTERM or Ctrl-C. Only the main thread may wait: Python delivers signals there."""
+        ended = threading.Event()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(number, lambda *_: ended.set()) for number in signals]
+        try:
+            ended.wait()
+        finally:
+            for number, handler in zip(signals, before, strict=True):
+                signal.signal(number, handler)
 
     def client(self, service: str) -> Any:
         """A boto3 client of this cloud. Clients are made once and may be used by several threads."""

@@ -27,6 +27,7 @@ WsgiApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 _SCOPE = re.compile(r"Credential=[^/]*/\d+/([^/]+)/([^/]+)/aws4_request")
 _INVOKE = re.compile(r"/2015-03-31/functions/[^/]+/invocations/?")
 _NAMES = {"localhost", "host.docker.internal"}
+_CLOSE_SECONDS = 2.0
 _MAX_DRAIN_BYTES = 16 * 1024 * 1024
 
 
@@ -349,7 +350,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
         self._connections: set[socket.socket] = set()
-        self._connections_lock = threading.Lock()
+        self._connections_changed = threading.Condition()
         self._thread = threading.Thread(
             target=self.serve_forever, kwargs={"poll_interval": 0.05}, name="http", daemon=True
         )
@@ -367,26 +368,24 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.shutdown()
             self._thread.join()
         self.server_close()
-        with self._connections_lock:
+        with self._connections_changed:
             for connection in self._connections:
-                _hang_up(connection)
+                with contextlib.suppress(OSError):  # the client has closed it already
+                    connection.shutdown(socket.SHUT_RDWR)
+            self._connections_changed.wait_for(lambda: not self._connections, _CLOSE_SECONDS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        with self._connections_lock:
+        with self._connections_changed:
             self._connections.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        with self._connections_lock:
+        with self._connections_changed:
             self._connections.discard(request)
+            self._connections_changed.notify_all()
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  # socketserver's signature
         error = sys.exc_info()[1]
         if not isinstance(error, ConnectionError | TimeoutError):
             LOG.error("an error on a connection", exc_info=error)
-
-
-def _hang_up(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it is gone already
-        connection.shutdown(socket.SHUT_RDWR)
