@@ -27,6 +27,7 @@ from typing import Any, Protocol, Self
 from botocore.exceptions import BotoCoreError, ClientError
 
 from localaws import schedules
+from localaws.seams import Seam
 
 LOG = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ FIRST_PAUSE = 0.05
 # A clock that jumps years ahead must not start a thousand executions of a five-minute schedule.
 MOST_MISSED_FIRINGS = 100
 LOG_LENGTH = 10_000
+# A machine that slept must not oversleep a schedule by more than this many seconds.
+LONGEST_WAIT = 60.0
 DELIVERY_THREADS = 8
 TARGET_SERVICES = frozenset({"lambda", "states", "sqs", "sns", "logs", "events"})
 
@@ -143,9 +146,10 @@ class Dispatcher:
         self._queue: deque[tuple[Event, str]] = deque()
         self._retries: list[tuple[float, int, _Delivery]] = []
         self._pending = 0
-        self._clock_moved = True
+        # Schedules are read whenever `_asked_to_look` is ahead of `_looked`.
+        self._asked_to_look = 1
+        self._looked = 0
         self._planned: dict[str, _Planned] = {}
-        self._born: dict[str, datetime] = {}
         self._interceptions: list[Interception] = []
         self._log: deque[Event] = deque(maxlen=LOG_LENGTH)
         self._numbers = itertools.count()
@@ -201,7 +205,7 @@ class Dispatcher:
     def look_at_schedules(self) -> None:
         """Read rules and schedules again: the clock has jumped, or one of them has changed."""
         with self._changed:
-            self._clock_moved = True
+            self._asked_to_look += 1
             self._changed.notify_all()
 
     # -- for tests
@@ -237,7 +241,12 @@ class Dispatcher:
         """
         with self._changed:
             return self._changed.wait_for(
-                lambda: self._stopping or not self._rules or (self._pending == 0 and not self._clock_moved), timeout
+                lambda: (
+                    self._stopping
+                    or not self._rules
+                    or (self._pending == 0 and self._looked == self._asked_to_look and self._wait() != 0)
+                ),
+                timeout,
             )
 
     # -- the deciding thread
@@ -255,7 +264,7 @@ class Dispatcher:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not (self._stopping or self._queue or self._clock_moved or self._wait() == 0):
+                while not (self._stopping or self._queue or self._looked != self._asked_to_look or self._wait() == 0):
                     self._changed.wait(self._wait())
                 if self._stopping:
                     return
@@ -263,7 +272,7 @@ class Dispatcher:
                 retries = []
                 while self._retries and self._retries[0][0] <= time.monotonic():
                     retries.append(heapq.heappop(self._retries)[2])
-                clock_moved = self._clock_moved
+                asked_to_look = self._asked_to_look
             # One broken rule must not end the delivery of everything else.
             for event, bus in events:
                 try:
@@ -272,23 +281,24 @@ class Dispatcher:
                     LOG.exception("the event %s of %s was not dispatched", event["id"], event["source"])
                 self._done()
             for delivery in retries:
-                self._submit(delivery)
+                self._submit(self._deliver, delivery)
             if self._rules:
                 try:
                     self._fire_schedules()
                 except Exception:
-                    LOG.exception("schedules were not fired")
-            if clock_moved:
-                with self._changed:
-                    self._clock_moved = False
-                    self._changed.notify_all()
+                    LOG.exception("schedules were not fired; they rest until one of them or the clock changes")
+                    with self._changed:
+                        self._planned = {}
+            with self._changed:
+                self._looked = asked_to_look
+                self._changed.notify_all()
 
     def _wait(self) -> float | None:
         """Seconds until a retry or a schedule is due; None when neither is planned."""
         waits = [self._retries[0][0] - time.monotonic()] if self._retries else []
         if self._rules and (due := [planned.due for planned in self._planned.values() if planned.due]):
             waits.append((min(due) - self._clock.now()).total_seconds())
-        return max(min(waits), 0) if waits else None
+        return min(max(min(waits), 0), LONGEST_WAIT) if waits else None
 
     def _done(self) -> None:
         with self._changed:
@@ -309,13 +319,13 @@ class Dispatcher:
             try:
                 payload = transform(target, event, source.arn, source.name)
             except DeliveryError as error:
-                self._pool.submit(self._give_up, delivery, error.code, str(error), "")
+                self._submit(self._give_up, delivery, error.code, str(error), "")
             else:
-                self._submit(replace(delivery, payload=payload))
+                self._submit(self._deliver, replace(delivery, payload=payload))
 
-    def _submit(self, delivery: _Delivery) -> None:
+    def _submit(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
-            self._pool.submit(self._deliver, delivery)
+            self._pool.submit(work, *arguments)
         except RuntimeError:  # the pool is shut down: the cloud stops, and nobody waits for this delivery any more
             self._done()
 
@@ -656,80 +666,130 @@ class _Seams:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._originals: list[tuple[Any, str, Any]] = []
-
-    def _replace(self, owner: Any, name: str, substitute: Any) -> Any:
-        original = getattr(owner, name)
-        self._originals.append((owner, name, original))
-        setattr(owner, name, substitute)
-        return original
+        self._originals: list[tuple[Seam, Any]] = []
+        events, scheduler = "moto.events.models", "moto.scheduler.models"
+        by_name = ("self", "name", "event_bus_arn")
+        rule = (
+            "self",
+            "name",
+            "description",
+            "event_bus_arn",
+            "event_pattern",
+            "role_arn",
+            "scheduled_expression",
+            "state",
+            "managed_by",
+            "tags",
+        )
+        schedule = (
+            "self",
+            "description",
+            "end_date",
+            "flexible_time_window",
+            "group_name",
+            "kms_key_arn",
+            "name",
+            "schedule_expression",
+            "schedule_expression_timezone",
+            "start_date",
+            "state",
+            "target",
+        )
+        self.seams = [
+            Seam(
+                "moto.s3.notifications",
+                "_send_event_bridge_message",
+                ("account_id", "bucket", "event_name", "key"),
+                self._tell_of_object,
+            ),
+            Seam(
+                "moto.s3.models",
+                "S3Backend.delete_object",
+                ("self", "bucket_name", "key_name", "version_id", "bypass"),
+                self._tell_of_delete,
+            ),
+            Seam(events, "EventsBackend.put_events", ("self", "events"), self._emit_put_events),
+            # The dispatcher alone delivers; moto's own delivery knows neither Lambda nor Step Functions.
+            Seam(
+                events,
+                "Rule.send_to_targets",
+                ("self", "original_event", "transform_input"),
+                lambda _original: lambda *_args, **_kwargs: None,
+            ),
+            Seam(events, "EventsBackend.put_rule", rule, self._look_after),
+            Seam(events, "EventsBackend.enable_rule", by_name, self._look_after),
+            Seam(events, "EventsBackend.disable_rule", by_name, self._look_after),
+            Seam(events, "EventsBackend.delete_rule", by_name, self._look_after),
+            Seam(
+                scheduler,
+                "EventBridgeSchedulerBackend.create_schedule",
+                (*schedule, "action_after_completion"),
+                self._look_after,
+            ),
+            Seam(scheduler, "EventBridgeSchedulerBackend.update_schedule", schedule, self._look_after),
+            Seam(
+                scheduler,
+                "EventBridgeSchedulerBackend.delete_schedule",
+                ("self", "group_name", "name"),
+                self._look_after,
+            ),
+        ]
 
     def install(self) -> None:
-        from moto.events.models import EventsBackend, Rule
-        from moto.s3 import notifications
-        from moto.s3.models import S3Backend
-        from moto.scheduler.models import EventBridgeSchedulerBackend
+        """Raises SeamMoved, before anything is replaced, if moto is not the one that this was written for."""
+        originals = [(seam, seam.check()) for seam in self.seams]
+        for seam, original in originals:
+            setattr(seam.owner(), seam.path.rsplit(".", 1)[-1], seam.replace(original))
+        self._originals = originals
 
-        dispatcher = self._dispatcher
+    def remove(self) -> None:
+        for seam, original in self._originals:
+            setattr(seam.owner(), seam.path.rsplit(".", 1)[-1], original)
+        self._originals = []
 
-        def send_event_bridge_message(account_id: str, bucket: Any, event_name: str, key: Any) -> None:
+    def _tell_of_object(self, _original: Any) -> Any:
+        def send(account_id: str, bucket: Any, event_name: str, key: Any) -> None:
             event = s3_event(account_id, bucket, event_name, key)
             if event is not None:
-                dispatcher.emit(event)
+                self._dispatcher.emit(event)
 
-        self._replace(notifications, "_send_event_bridge_message", send_event_bridge_message)
-        # The dispatcher alone delivers; moto's own delivery knows neither Lambda nor Step Functions.
-        self._replace(Rule, "send_to_targets", lambda *_args, **_kwargs: None)
+        return send
 
-        delete_object = S3Backend.delete_object
-
-        @functools.wraps(delete_object)
-        def delete_and_tell(
+    def _tell_of_delete(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def delete(
             backend: Any, bucket_name: str, key_name: str, version_id: str | None = None, bypass: bool = False
         ) -> tuple[bool, dict[str, Any]]:
-            deleted, answer = delete_object(backend, bucket_name, key_name, version_id, bypass)
+            deleted, answer = original(backend, bucket_name, key_name, version_id, bypass)
             bucket = backend.get_bucket(bucket_name)
             configuration = bucket.notification_configuration
             if deleted and configuration is not None and configuration.event_bridge is not None:
                 marker = version_id is None and bucket.is_versioned
-                dispatcher.emit(s3_deleted_event(backend.account_id, bucket, key_name, answer, marker=marker))
+                self._dispatcher.emit(s3_deleted_event(backend.account_id, bucket, key_name, answer, marker=marker))
             return deleted, answer
 
-        self._replace(S3Backend, "delete_object", delete_and_tell)
+        return delete
 
-        put_events = EventsBackend.put_events
-
-        @functools.wraps(put_events)
-        def put_and_emit(backend: Any, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            entries: list[dict[str, Any]] = put_events(backend, events)
+    def _emit_put_events(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def put_events(backend: Any, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            entries: list[dict[str, Any]] = original(backend, events)
             for request, entry in zip(events, entries, strict=True):
                 if "EventId" in entry:
                     bus = (request.get("EventBusName") or "default").rsplit("/", 1)[-1]
-                    dispatcher.emit(_custom_event(request, entry["EventId"], backend), bus=bus)
+                    self._dispatcher.emit(_custom_event(request, entry["EventId"], backend), bus=bus)
             return entries
 
-        self._replace(EventsBackend, "put_events", put_and_emit)
+        return put_events
 
-        def announce(owner: Any, name: str) -> None:
-            original = getattr(owner, name)
+    def _look_after(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            answer = original(*args, **kwargs)
+            self._dispatcher.look_at_schedules()
+            return answer
 
-            @functools.wraps(original)
-            def call(*args: Any, **kwargs: Any) -> Any:
-                answer = original(*args, **kwargs)
-                dispatcher.look_at_schedules()
-                return answer
-
-            self._replace(owner, name, call)
-
-        for name in ("put_rule", "enable_rule", "disable_rule", "delete_rule"):
-            announce(EventsBackend, name)
-        for name in ("create_schedule", "update_schedule", "delete_schedule"):
-            announce(EventBridgeSchedulerBackend, name)
-
-    def remove(self) -> None:
-        while self._originals:
-            owner, name, original = self._originals.pop()
-            setattr(owner, name, original)
+        return call
 
 
 def _custom_event(request: dict[str, Any], event_id: str, backend: Any) -> Event:

@@ -247,6 +247,11 @@ def _tag_map(properties: dict[str, Any]) -> dict[str, str] | None:
 # -- IAM: kept, so that policies can be read and judged; nothing here enforces them
 
 
+def _policy_text(document: dict[str, Any]) -> str:
+    # AWS takes a document without a version for an old one and accepts it; moto does not.
+    return json.dumps({"Version": "2012-10-17", **document})
+
+
 @kind(
     "AWS::IAM::Role",
     "RoleName AssumeRolePolicyDocument Path Description MaxSessionDuration PermissionsBoundary Policies Tags "
@@ -258,7 +263,7 @@ def _role(context: Context, properties: dict[str, Any]) -> Made:
         "iam",
         "create_role",
         RoleName=name,
-        AssumeRolePolicyDocument=json.dumps(properties["AssumeRolePolicyDocument"]),
+        AssumeRolePolicyDocument=_policy_text(properties["AssumeRolePolicyDocument"]),
         Path=properties.get("Path"),
         Description=properties.get("Description"),
         MaxSessionDuration=properties.get("MaxSessionDuration"),
@@ -271,7 +276,7 @@ def _role(context: Context, properties: dict[str, Any]) -> Made:
             "put_role_policy",
             RoleName=name,
             PolicyName=policy["PolicyName"],
-            PolicyDocument=json.dumps(policy["PolicyDocument"]),
+            PolicyDocument=_policy_text(policy["PolicyDocument"]),
         )
     for arn in properties.get("ManagedPolicyArns") or []:
         # AWS's own policies are not in the embedded cloud.
@@ -288,7 +293,7 @@ def _policy(context: Context, properties: dict[str, Any]) -> Made:
             "put_role_policy",
             RoleName=role,
             PolicyName=properties["PolicyName"],
-            PolicyDocument=json.dumps(properties["PolicyDocument"]),
+            PolicyDocument=_policy_text(properties["PolicyDocument"]),
         )
     return Made(properties["PolicyName"])
 
@@ -299,7 +304,7 @@ def _managed_policy(context: Context, properties: dict[str, Any]) -> Made:
         "iam",
         "create_policy",
         PolicyName=properties.get("ManagedPolicyName") or context.name(128),
-        PolicyDocument=json.dumps(properties["PolicyDocument"]),
+        PolicyDocument=_policy_text(properties["PolicyDocument"]),
         Description=properties.get("Description"),
         Path=properties.get("Path"),
     )["Policy"]["Arn"]
@@ -389,9 +394,16 @@ def _lifecycle_rule(rule: dict[str, Any]) -> dict[str, Any]:
 
 @kind("AWS::S3::BucketPolicy", "Bucket PolicyDocument")
 def _bucket_policy(context: Context, properties: dict[str, Any]) -> Made:
-    context.call(
-        "s3", "put_bucket_policy", Bucket=properties["Bucket"], Policy=json.dumps(properties["PolicyDocument"])
-    )
+    document = properties["PolicyDocument"]
+    # moto enforces a bucket's policy but reads no conditions: a Deny for requests without TLS, say, would refuse all.
+    statements = [
+        statement
+        for statement in document["Statement"]
+        if not (statement["Effect"] == "Deny" and statement.get("Condition"))
+    ]
+    if statements:
+        policy = _policy_text({**document, "Statement": statements})
+        context.call("s3", "put_bucket_policy", Bucket=properties["Bucket"], Policy=policy)
     return Made(properties["Bucket"])
 
 
@@ -473,7 +485,7 @@ def _queue(context: Context, properties: dict[str, Any]) -> Made:
 @kind("AWS::SQS::QueuePolicy", "Queues PolicyDocument")
 def _queue_policy(context: Context, properties: dict[str, Any]) -> Made:
     for url in properties["Queues"]:
-        attributes = {"Policy": json.dumps(properties["PolicyDocument"])}
+        attributes = {"Policy": _policy_text(properties["PolicyDocument"])}
         context.call("sqs", "set_queue_attributes", QueueUrl=url, Attributes=attributes)
     return Made(context.name(255))
 
@@ -518,7 +530,7 @@ def _topic_policy(context: Context, properties: dict[str, Any]) -> Made:
             "set_topic_attributes",
             TopicArn=arn,
             AttributeName="Policy",
-            AttributeValue=json.dumps(properties["PolicyDocument"]),
+            AttributeValue=_policy_text(properties["PolicyDocument"]),
         )
     return Made(context.name(255))
 
