@@ -99,7 +99,7 @@ def look(source: BinaryIO, file_name: str, options: DataOptions) -> Layout:
 
 
 def blocks(
-    source: BinaryIO, file_name: str, layout: Layout, options: DataOptions, problems: list[Problem]
+    source: BinaryIO, layout: Layout, options: DataOptions, problems: list[Problem], *, file_name: str
 ) -> Iterator[Block]:
     """Yield the rows of the file in the seekable `source`, which `look` described, in blocks of bounded size.
 
