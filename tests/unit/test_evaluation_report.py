@@ -1,0 +1,240 @@
+"""The page: it needs nothing else, shows what it should, and lets nothing in that came with a drop."""
+
+import re
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from dropmill.contracts import (
+    FileFormat,
+    Layout,
+    ObjectVersion,
+    Part,
+    Plan,
+    SealedDataset,
+    SealedPart,
+    Task,
+    TrainedModel,
+)
+from dropmill.evaluation.judging import Cluster, Gallery, Judged
+from dropmill.evaluation.report import render
+from dropmill.recipe import Recipe
+
+HOSTILE = "<script>alert('x')</script>\"&.csv"
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """The text, the addresses and the elements of a page; `unclosed` is empty for a page that is well nested."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text = ""
+        self.addresses: list[str] = []
+        self.elements: list[str] = []
+        self.unclosed: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append(tag)
+        self.addresses += [value for name, value in attrs if name.split(":")[-1] in {"src", "href", "action", "data"}]
+        if tag not in VOID:
+            self.unclosed.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.unclosed.pop()
+
+    def handle_endtag(self, tag):
+        assert self.unclosed, f"</{tag}> closes nothing"
+        assert self.unclosed.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def plan(
+    task: Task, values: list[float] | None = None, *, name: str = "points.csv", positive: str | None = None
+) -> Plan:
+    return Plan(
+        run_id="digits-0123456789ab",
+        recipe_name="digits",
+        recipe=Recipe.model_validate({"algorithm": "linear-learner", "data": {"positive": positive}}),
+        drop=ObjectVersion(bucket="the-drops", key=f"drops/digits/{name}", version_id="v1", size=1234),
+        layout=Layout(
+            format=FileFormat.CSV,
+            columns=["0", "1"],
+            feature_columns=[0, 1],
+            label_values=values,
+        ),
+        task=task,
+        hyperparameters={},
+        created_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+    )
+
+
+def dataset(label_counts: dict[str, int] | None = None, **hyperparameters: str) -> SealedDataset:
+    counts = label_counts or {}
+    return SealedDataset(
+        feature_dim=2,
+        rows=60,
+        parts={
+            Part.TRAIN: SealedPart(rows=40, size=400, files=[], label_counts=counts),
+            Part.TEST: SealedPart(rows=20, size=200, files=[], label_counts=counts),
+        },
+        hyperparameters=hyperparameters,
+    )
+
+
+def classified(confusion: list[list[int]], names: list[str], **more) -> Judged:
+    counts = np.array(confusion)
+    return Judged(
+        task=Task.BINARY if len(names) == 2 else Task.MULTICLASS,
+        rows=int(counts.sum()),
+        metrics={"accuracy": 0.9, "precision": 0.75, "recall": 0.961, "f1": 0.8},
+        names=names,
+        confusion=counts,
+        **more,
+    )
+
+
+def clustered(*, labelled: bool) -> Judged:
+    pixels = np.ones((2, 49), dtype=np.float32)
+    return Judged(
+        task=Task.CLUSTERING,
+        rows=30,
+        metrics={"msd": 39.25, "purity": 0.585, "nmi": 0.49} if labelled else {"msd": 39.25},
+        names=["5", "6"] if labelled else [],
+        table=np.array([[15, 5], [0, 10]]) if labelled else np.array([[20], [10]]),
+        clusters=[
+            Cluster(
+                0,
+                20,
+                6.7,
+                "5" if labelled else None,
+                0.75 if labelled else None,
+                pixels[0],
+                Gallery("Cluster 0", pixels, ["5", "6"] if labelled else ["", ""]),
+            ),
+            Cluster(1, 10, 5.5, "6" if labelled else None, 1.0 if labelled else None),
+        ],
+    )
+
+
+def test_the_headline_of_a_binary_classifier_says_what_is_found_in_words():
+    page = Page(render(plan(Task.BINARY), dataset(), classified([[80, 2], [1, 17]], ["not 0", "0"])))
+    assert "Finds 96.1% of the rows labelled 0, and is right for 75.0% of those it calls 0" in page.text
+    assert "It misses 1 of 18 such rows and calls 2 others 0 by mistake." in page.text
+    assert "Always answering not 0 would be right for 82.0%." in page.text
+
+
+def test_a_classifier_that_never_finds_anything_is_told_so():
+    page = Page(render(plan(Task.BINARY), dataset(), classified([[80, 0], [20, 0]], ["not 0", "0"])))
+    assert "Never answers 0" in page.text
+
+
+def test_a_multiclass_page_names_the_weakest_class_and_the_commonest_mistake():
+    judged = classified([[90, 0, 0], [0, 50, 40], [3, 0, 87]], ["cat", "dog", "owl"])
+    page = Page(render(plan(Task.MULTICLASS), dataset(), judged))
+    assert "Gets 90.0% of 270 held-out rows right" in page.text
+    assert "weakest of 3 classes is dog" in page.text
+    assert re.search(r"Share of the class\s*dogowl4044\.4%", page.text)
+
+
+def test_the_confusion_matrix_is_a_picture_and_a_table():
+    html = render(plan(Task.BINARY), dataset(), classified([[8100, 2], [1, 17]], ["no", "yes"]))
+    assert '<svg role="img" aria-label="Confusion matrix of 2 classes' in html
+    assert '<th scope=row>no</th><td class="hit">8,100</td><td class="">2</td>' in html
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_cluster_page_shows_sizes_and_members(labelled):
+    page = Page(render(plan(Task.CLUSTERING), dataset(), clustered(labelled=labelled)))
+    assert page.elements.count("img") == 3
+    assert ("58.5% carry their cluster's commonest label" in page.text) is labelled
+    assert ("no labels to compare" in page.text) is not labelled
+
+
+def test_a_regressor_below_the_mean_is_told_so():
+    values = np.arange(5.0)
+    judged = Judged(Task.REGRESSION, 5, {"rmse": 9, "mae": 8.5, "r2": -1.0}, actual=values, predicted=values[::-1])
+    assert "no better than always answering the mean" in Page(render(plan(Task.REGRESSION), dataset(), judged)).text
+
+
+def test_a_sample_is_said_to_be_one():
+    judged = classified([[80, 2], [1, 17]], ["no", "yes"])
+    assert "random sample of 100 of 5,000 test rows" in render(plan(Task.BINARY), dataset(), judged, sampled_from=5000)
+    assert "random sample" not in render(plan(Task.BINARY), dataset(), judged)
+
+
+def test_few_rows_and_missing_classes_are_noted():
+    page = Page(
+        render(plan(Task.MULTICLASS), dataset(), classified([[5, 0, 0], [0, 4, 0], [0, 0, 0]], ["a", "b", "c"]))
+    )
+    assert "Only 9 rows were held out" in page.text
+    assert "No held-out row is of class c" in page.text
+
+
+def test_the_training_job_and_the_dataset_are_on_the_page():
+    training = TrainedModel(
+        training_job="digits-1-train-1",
+        artifact="s3://a/model.tar.gz",
+        metrics={"train:msd": 39.25},
+        billable_seconds=61,
+    )
+    a_plan = plan(Task.BINARY, [3.0, 8.0], positive="8")
+    page = Page(
+        render(
+            a_plan,
+            dataset({"0.0": 33, "1.0": 7}, epochs="15"),
+            classified([[9, 1], [1, 9]], ["a", "b"]),
+            training=training,
+        )
+    )
+    for text in ("digits-1-train-1", "61 billable seconds", "train:msd", "39.25", "epochs", "s3://the-drops/drops"):
+        assert text in page.text
+    assert re.search(r"not 8\s*33\s*33", page.text)
+
+
+@pytest.mark.parametrize(
+    "judged",
+    [
+        classified([[80, 2], [1, 17]], [HOSTILE, "yes"]),
+        classified(
+            [[8, 1, 1], [1, 17, 0], [0, 0, 9]],
+            ["a", HOSTILE, "c"],
+            misread=[Gallery(HOSTILE, np.ones((1, 49), np.float32), [HOSTILE])],
+            notes=[HOSTILE],
+        ),
+        classified(
+            [[2, 0], [0, 2]],
+            ["a", HOSTILE],
+            positive=np.array([False, True, False, True]),
+            scores=np.array([0.1, 0.9, 0.2, 0.8]),
+        ),
+        clustered(labelled=True),
+        Judged(Task.REGRESSION, 3, {"rmse": 1.0, "mae": 1.0}, actual=np.arange(3.0), predicted=np.ones(3)),
+    ],
+)
+def test_a_page_is_well_nested_asks_for_nothing_and_runs_nothing(judged):
+    training = TrainedModel(training_job=HOSTILE, artifact=HOSTILE, metrics={HOSTILE: 1.0})
+    html = render(plan(judged.task, name=HOSTILE), dataset(evil=HOSTILE), judged, training=training)
+    page = Page(html)
+    assert page.unclosed == []
+    assert "script" not in page.elements
+    assert "alert('x')" in page.text
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
+    assert not re.search(r"url\((?!#)|@import", html)
+    assert "default-src 'none'" in html
+
+
+def test_many_classes_do_not_make_a_page_of_megabytes():
+    names = [str(index) for index in range(1000)]
+    judged = classified((np.eye(1000, dtype=int) * 9 + 1).tolist(), names)
+    html = render(plan(Task.MULTICLASS), dataset(), judged)
+    assert len(html) < 1_000_000
+    assert "The 200 weakest classes" in html
