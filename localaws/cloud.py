@@ -50,7 +50,8 @@ class Cloud:
     """An embedded cloud, between `start` and `stop` (or within a `with` block).
 
     `port` 0 takes a free one. With `rules=False` events reach no rule and schedules rest, for calling functions by
-    hand. `programs` says what runs an algorithm's image (None: the built-in ones). While it runs: `client`, `deploy`, `clock`, `events`, `lambdas`, `sagemaker` and `hooks`.
+    hand. `programs` says what runs an algorithm's image (None: the built-in ones). While it runs: `client`, `deploy`,
+    `clock`, `events`, `lambdas`, `sagemaker` and `hooks`.
     """
 
     events: "Dispatcher"
