@@ -277,7 +277,7 @@ class Metrics(Contract):
     classes: list[str] = Field(default_factory=list, description="The names of the rows and columns of `confusion`")
     confusion: list[list[int]] | None = Field(default=None, description="[actual][predicted]")
     clusters: list[dict[str, Any]] | None = Field(
-        default=None, description="For each cluster: cluster, rows, mean_distance, label and share of its commonest label"
+        default=None, description="Each cluster: cluster, rows, mean_distance, label and share of its commonest label"
     )
 
 

@@ -84,7 +84,9 @@ def planned_hyperparameters(recipe: Recipe, layout: Layout, task: Task) -> dict[
     given = recipe.hyperparameters
     for name, value in known.items():
         if given.get(name, value) not in (value, "auto"):
-            raise InvalidRecipe(f"hyperparameters.{name} is {given[name]}, but the dataset makes it {value}; leave it out")
+            raise InvalidRecipe(
+                f"hyperparameters.{name} is {given[name]}, but the dataset makes it {value}; leave it out"
+            )
     if recipe.algorithm == "kmeans" and "k" not in given:
         classes = len(layout.label_values) if layout.label_values is not None else 0
         known["k"] = str(classes if 2 <= classes <= CLASSES_MAX else CLUSTERS_WITHOUT_LABELS)
@@ -102,8 +104,8 @@ def planned_hyperparameters(recipe: Recipe, layout: Layout, task: Task) -> dict[
 def sealed_hyperparameters(recipe: Recipe, planned: dict[str, str], training_rows: int) -> dict[str, str]:
     """The hyperparameters once the rows have been counted.
 
-    Where the recipe is silent, Linear Learner's mini-batch is a tenth of the rows, at most its own default of 1000: more
-    rows than there are fail the job, and few updates an epoch learn little.
+    Where the recipe is silent, Linear Learner's mini-batch is a tenth of the rows, at most its own default of 1000:
+    more rows than there are fail the job, and few updates an epoch learn little.
 
     Raises:
         InvalidRecipe: there are too few rows for what the recipe asks.
@@ -116,5 +118,7 @@ def sealed_hyperparameters(recipe: Recipe, planned: dict[str, str], training_row
                 f"hyperparameters.mini_batch_size is {asked}, but there are {training_rows} training rows; lower it"
             )
     if recipe.algorithm == "kmeans" and int(sealed["k"]) > training_rows:
-        raise InvalidRecipe(f"hyperparameters.k is {sealed['k']}, but there are {training_rows} training rows; lower it")
+        raise InvalidRecipe(
+            f"hyperparameters.k is {sealed['k']}, but there are {training_rows} training rows; lower it"
+        )
     return sealed

@@ -14,7 +14,15 @@ from typing import Final
 from botocore.exceptions import ClientError
 
 from dropmill import aws, ledger
-from dropmill.errors import CapacityError, DropmillError, EndpointFailed, JobFailed, LeaseExpired, RunClosed, StillClosing
+from dropmill.errors import (
+    CapacityError,
+    DropmillError,
+    EndpointFailed,
+    JobFailed,
+    LeaseExpired,
+    RunClosed,
+    StillClosing,
+)
 from dropmill.ledger import Lease, LeaseState, Outcome
 from dropmill.naming import RUN_TAG, STACK_TAG, Step, sagemaker_name
 from dropmill.resources import CLOSING_ORDER, RESOURCES, Observed, Presence, already_exists

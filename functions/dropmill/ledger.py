@@ -118,15 +118,13 @@ def _update(key: dict[str, str], expression: str, *, condition: str, **values: A
 
     Attribute names are written `#name`, values `:name`; `values` gives the latter.
     """
-    names = {f"#{name}": name for name in re.findall(r"#(\w+)", f"{expression} {condition}")}
+    placeholders: Any = {
+        "ExpressionAttributeNames": {f"#{name}": name for name in re.findall(r"#(\w+)", f"{expression} {condition}")}
+    }
+    if values:
+        placeholders["ExpressionAttributeValues"] = {f":{name}": value for name, value in values.items()}
     try:
-        _table().update_item(
-            Key=key,
-            UpdateExpression=expression,
-            ConditionExpression=condition,
-            ExpressionAttributeNames=names,
-            **({"ExpressionAttributeValues": {f":{name}": value for name, value in values.items()}} if values else {}),
-        )
+        _table().update_item(Key=key, UpdateExpression=expression, ConditionExpression=condition, **placeholders)
     except ClientError as error:
         if _refused(error):
             return False
@@ -236,7 +234,7 @@ def intend(lease: Lease) -> None:
         RunClosed: the run has ended; nothing may be launched for it.
         StaleLease: another launcher wrote the lease first.
     """
-    item = {
+    item: dict[str, Any] = {
         **_lease_key(lease.run_id, lease.step),
         "run_id": lease.run_id,
         "step": lease.step,

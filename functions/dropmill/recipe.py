@@ -64,7 +64,7 @@ class Split(Section):
 class DataOptions(Section):
     """How the rows of a drop are read."""
 
-    label: str | None = Field(default=None, description="Column name or 0-based index; default: a column named `label`")
+    label: str | None = Field(default=None, description="Column name or 0-based index; else a column named `label`")
     positive: LabelValue | None = Field(default=None, description="1 where the label equals this, else 0")
     header: Literal["auto", "true", "false"] = "auto"
     drop_columns: list[str] = Field(default_factory=list, max_length=10_000)
@@ -87,7 +87,7 @@ class EvaluationOptions(Section):
 
 
 class Limits(Section):
-    instance_hours: float = Field(default=8, gt=0, le=10_000, description="Runtime x instances, checked before the start")
+    instance_hours: float = Field(default=8, gt=0, le=10_000, description="Runtime x instances, at most")
 
 
 class Recipe(Section):
@@ -104,7 +104,8 @@ class Recipe(Section):
     def names_a_built_in_algorithm(self) -> Self:
         if self.algorithm not in algorithms.ALGORITHMS:
             raise ValueError(
-                f"algorithm: {self.algorithm!r} is not a built-in algorithm; use one of {', '.join(algorithms.ALGORITHMS)}"
+                f"algorithm: {self.algorithm[:40]!r} is not a built-in algorithm;"
+                f" use one of {', '.join(algorithms.ALGORITHMS)}"
             )
         return self
 
@@ -190,7 +191,8 @@ def _sentence(detail: ErrorDetails, lines: Mapping[tuple[str | int, ...], int]) 
     if detail["type"] == "extra_forbidden":
         known = _known_keys(path[:-1])
         near = difflib.get_close_matches(str(path[-1]), known, n=1)
-        said = f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(known)}")
+        advice = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        said = f"unknown key {key!r}; {advice}"
     elif detail["type"] == "missing":
         said = f"{key!r} is missing"
     else:

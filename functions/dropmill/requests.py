@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from dropmill import algorithms
 from dropmill.contracts import Part, Plan, SealedDataset
@@ -49,7 +49,7 @@ def training_request(plan: Plan, dataset: SealedDataset, name: str) -> CreateTra
         "InputDataConfig": channels,
         "OutputDataConfig": {"S3OutputPath": artifact_uri(model_prefix(plan.recipe_name, plan.run_id))},
         "ResourceConfig": {
-            "InstanceType": training.instance_type,  # type: ignore[typeddict-item]  # any type SageMaker knows, also a newer one
+            "InstanceType": cast(Any, training.instance_type),  # any type that SageMaker knows, also a newer one
             "InstanceCount": training.instance_count,
             "VolumeSizeInGB": training.volume_gb,
         },
@@ -95,7 +95,7 @@ def endpoint_config_request(plan: Plan, model: str, name: str) -> CreateEndpoint
             {
                 "VariantName": VARIANT,
                 "ModelName": model,
-                "InstanceType": evaluation.instance_type,  # type: ignore[typeddict-item]  # any type SageMaker knows, also a newer one
+                "InstanceType": cast(Any, evaluation.instance_type),
                 "InitialInstanceCount": evaluation.instance_count,
             }
         ],

@@ -19,6 +19,7 @@ from dropmill.naming import Step
 _MISSING_WORDS: Final = ("could not find", "requested resource not found", "does not exist")
 _EXISTS_CODES: Final = {"ResourceInUse"}
 _EXISTS_WORDS: Final = ("already exist",)
+_REFUSALS: Final = {"ValidationException", "ResourceNotFound", "ResourceInUse", "ConflictException"}
 
 
 class Presence(StrEnum):
@@ -78,7 +79,7 @@ def _try(call: Callable[[], Any]) -> None:
     try:
         call()
     except ClientError as error:
-        if aws.error_code(error) not in {"ValidationException", "ResourceNotFound", "ResourceInUse", "ConflictException"}:
+        if aws.error_code(error) not in _REFUSALS:
             raise
 
 
@@ -121,9 +122,7 @@ def _training_job(name: str) -> Observed:
         )
         return Observed(Presence.SETTLED, answer=answer, billable_seconds=billable)
     if status == "Failed":
-        error = _failure(
-            "training job", name, job.get("FailureReason", "no reason given"), log, failed=JobFailed
-        )
+        error = _failure("training job", name, job.get("FailureReason", "no reason given"), log, failed=JobFailed)
         return Observed(Presence.SETTLED, error=error, billable_seconds=billable)
     if status == "Stopped":
         why = {
@@ -168,9 +167,7 @@ RESOURCES: Final[dict[Step, Resource]] = {
     ),
     "endpoint-config": Resource(
         kind="endpoint-config",
-        describe=lambda name: _present(
-            lambda: aws.sagemaker().describe_endpoint_config(EndpointConfigName=name)
-        ),
+        describe=lambda name: _present(lambda: aws.sagemaker().describe_endpoint_config(EndpointConfigName=name)),
         end=lambda name: _try(lambda: aws.sagemaker().delete_endpoint_config(EndpointConfigName=name)),
         ends_by_itself=False,
     ),

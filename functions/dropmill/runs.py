@@ -36,10 +36,10 @@ def open_run(run: RunInput, arn: str) -> bool:
 
 
 def end_run(run: Run, now: int) -> bool:
-    """Deal with a run whose execution has ended: close, take down, record, announce; False while it goes on.
+    """Deal with a run whose execution has ended: close, take down, record, announce. False while it goes on.
 
-    May be called any number of times, by several at once: each part is idempotent, and one conditional write decides who
-    announces.
+    May be called any number of times, by several at once: each part is idempotent, and one conditional write decides
+    who announces.
     """
     execution = _execution(run, now)
     if execution is None:
@@ -99,9 +99,7 @@ def plain_cause(cause: str | None) -> str | None:
     return cause
 
 
-def _record(
-    run: Run, status: RunStatus, ended_at: datetime, error: str | None, cause: str | None
-) -> RunRecord:
+def _record(run: Run, status: RunStatus, ended_at: datetime, error: str | None, cause: str | None) -> RunRecord:
     started_at = datetime.fromtimestamp(run.started_at, UTC)
     metrics: dict[str, float] = {}
     report: str | None = None

@@ -21,7 +21,7 @@ metrics = Metrics(namespace="Dropmill", service="dropmill")
 
 
 def about_run(run_id: str) -> None:
-    """Put the run on every log line and metric from here on. Metadata, not a dimension: each run would cost a metric."""
+    """Put the run on every log line and metric from here on; as a dimension, each run would cost a metric."""
     logger.append_keys(run_id=run_id)
     metrics.add_metadata("run_id", run_id)
 
@@ -51,16 +51,15 @@ def step(function: Callable[[RequestT], BaseModel | None]) -> Callable[[dict[str
             metrics.add_metric("Refused", MetricUnit.Count, 1)
             raise
         except Exception as error:
-            logger.error("failed", error=type(error).__name__)
+            # The runtime logs the traceback itself.
+            logger.error("failed", error=type(error).__name__)  # noqa: TRY400
             metrics.add_metric("Failed", MetricUnit.Count, 1)
             raise
         logger.info("done")
         metrics.add_metric("Done", MetricUnit.Count, 1)
         return None if response is None else response.model_dump(mode="json")
 
-    return tracer.capture_lambda_handler(
-        metrics.log_metrics(handler), capture_response=False, capture_error=False
-    )
+    return tracer.capture_lambda_handler(metrics.log_metrics(handler), capture_response=False, capture_error=False)
 
 
 _THROTTLED = {

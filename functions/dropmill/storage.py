@@ -1,7 +1,7 @@
 """Documents and files in S3: JSON models, whole objects within a bound, downloads to a local file."""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, RootModel
@@ -32,7 +32,7 @@ def read_object(bucket: str, key: str, *, version_id: str | None = None, limit: 
         MissingDocument: there is no such object or version.
         TooLarge: it is larger than `limit` bytes.
     """
-    pinned = {"VersionId": version_id} if version_id else {}
+    pinned: Any = {"VersionId": version_id} if version_id else {}
     try:
         answer = aws.s3().get_object(Bucket=bucket, Key=key, **pinned)
     except ClientError as error:

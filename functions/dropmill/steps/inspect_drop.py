@@ -3,6 +3,7 @@
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from botocore.exceptions import ClientError
 
@@ -79,7 +80,7 @@ def _recipe(bucket: str, name: str, version: str | None) -> Recipe:
 
 def _pinned(drop: ObjectVersion) -> ObjectVersion:
     """The drop as it is in S3: its true size, and the version that the whole run reads."""
-    pinned = {"VersionId": drop.version_id} if drop.version_id else {}
+    pinned: Any = {"VersionId": drop.version_id} if drop.version_id else {}
     try:
         head = aws.s3().head_object(Bucket=drop.bucket, Key=drop.key, **pinned)
     except ClientError as error:

@@ -69,7 +69,7 @@ def _check(plan: Plan, parts: dict[Part, SealedPart]) -> None:
     name = plan.drop.file_name
     for part in (Part.TRAIN, Part.TEST):
         if parts[part].rows == 0:
-            raise InvalidDrop(f"{name}: no rows for the {part} part; drop more rows, or change data.split in the recipe")
+            raise InvalidDrop(f"{name}: no rows for the {part} part; drop more rows, or change data.split")
     if plan.task in (Task.BINARY, Task.MULTICLASS) and len(parts[Part.TRAIN].label_counts) < 2:
         raise InvalidDrop(f"{name}: all training rows have the same label; at least two different labels are needed")
 

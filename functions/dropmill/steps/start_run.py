@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, Field
 
-from dropmill import aws, storage
+from dropmill import aws
 from dropmill.contracts import ObjectVersion, RunInput
 from dropmill.naming import recipe_key, recipe_of_drop, run_id
 from dropmill.recipe import RECIPE_BYTES_MAX

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 from pydantic import BaseModel
 
 from dropmill import ledger
 from dropmill.leases import look_again
-from dropmill.ledger import LeaseState
+from dropmill.ledger import Lease, LeaseState
 from dropmill.resources import CLOSING_ORDER
 from dropmill.runs import end_run
 from dropmill.step import logger, metrics, step
@@ -28,17 +29,17 @@ def sweep_leases(event: ScheduledEvent) -> None:
     failed = 0
     leases = sorted(ledger.open_leases(), key=lambda lease: (lease.run_id, CLOSING_ORDER.index(lease.step)))
     for listed in leases:
-        failed += not _attempt(listed.run_id, lambda listed=listed: _sweep_lease(listed.run_id, listed.step, now))
+        failed += not _attempt(listed.run_id, partial(_sweep_lease, listed, now))
     for run in ledger.open_runs():
-        failed += not _attempt(run.run_id, lambda run=run: end_run(run, now))
+        failed += not _attempt(run.run_id, partial(end_run, run, now))
     metrics.add_metric("OpenLeases", "Count", len(leases))
     if failed:
         raise SweepFailed(f"{failed} leases or runs could not be looked after; their errors are in the log")
 
 
-def _sweep_lease(run_id: str, lease_step: str, now: int) -> None:
+def _sweep_lease(listed: Lease, now: int) -> None:
     """The index may lag behind, so the row itself is read again."""
-    lease = ledger.find_lease(run_id, lease_step)
+    lease = ledger.find_lease(listed.run_id, listed.step)
     if lease is not None and (lease.state is not LeaseState.CLOSED or lease.token is not None):
         look_again(lease, now)
 

@@ -9,7 +9,7 @@ from dropmill.step import step
 
 
 def tear_down(request: RunReference) -> TornDown:
-    """Raises StillClosing while SageMaker is still deleting; the workflow looks again, the sweeper has the last word."""
+    """Raises StillClosing while SageMaker is still deleting: the workflow looks again, then the sweeper does."""
     left = close_leases(request.run_id, int(time.time()))
     if left:
         raise StillClosing(f"still being taken down: {', '.join(lease.name for lease in left)}")

@@ -1,0 +1,112 @@
+from typing import Any
+
+import pytest
+
+from dropmill.contracts import FileFormat, Layout, Task
+from dropmill.decisions import decide_task, planned_hyperparameters, sealed_hyperparameters
+from dropmill.errors import InvalidDrop, InvalidRecipe
+from dropmill.recipe import Recipe
+
+
+def layout(values: list[float] | None = None, labelled: bool = True) -> Layout:
+    return Layout(
+        format=FileFormat.CSV,
+        columns=["a", "b", "label"],
+        label_column=2 if labelled else None,
+        feature_columns=[0, 1],
+        label_values=values,
+    )
+
+
+def recipe(algorithm: str = "linear-learner", **keys: Any) -> Recipe:
+    return Recipe.model_validate({"algorithm": algorithm, **keys})
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        ([0, 1], Task.BINARY),
+        ([-1, 3.5], Task.BINARY),
+        ([0, 1, 2], Task.MULTICLASS),
+        (list(range(100)), Task.MULTICLASS),
+        (list(range(101)), Task.REGRESSION),
+        ([0, 0.5, 1], Task.REGRESSION),
+        (None, Task.REGRESSION),
+    ],
+)
+def test_the_task_follows_from_the_labels(values: list[float] | None, task: Task) -> None:
+    assert decide_task(recipe(), layout(values), "x.csv") is task
+
+
+def test_a_positive_label_makes_it_binary() -> None:
+    assert decide_task(recipe(data={"positive": "2"}), layout([0, 1, 2]), "x.csv") is Task.BINARY
+
+
+def test_the_recipe_may_say_the_task() -> None:
+    asked = recipe(hyperparameters={"predictor_type": "regressor"})
+    assert decide_task(asked, layout([0, 1]), "x.csv") is Task.REGRESSION
+
+
+def test_kmeans_clusters_with_or_without_labels() -> None:
+    assert decide_task(recipe("kmeans"), layout([1.0]), "x.csv") is Task.CLUSTERING
+    assert decide_task(recipe("kmeans"), layout(labelled=False), "x.csv") is Task.CLUSTERING
+
+
+@pytest.mark.parametrize(
+    ("keys", "values", "labelled", "error", "said"),
+    [
+        ({}, None, False, InvalidDrop, "needs a label"),
+        ({}, [3.0], True, InvalidDrop, "every row has the label 3"),
+        ({"data": {"positive": "7"}}, [0, 1], True, InvalidDrop, "no row has the label 7"),
+        ({"hyperparameters": {"predictor_type": "binary_classifier"}}, [0, 1, 2], True, InvalidDrop, "data.positive"),
+        ({"hyperparameters": {"predictor_type": "multiclass_classifier"}}, [0, 1], True, InvalidDrop, "three labels"),
+        ({"hyperparameters": {"predictor_type": "multiclass_classifier"}}, None, True, InvalidDrop, "too many"),
+        (
+            {"hyperparameters": {"predictor_type": "regressor"}, "data": {"positive": "1"}},
+            [0, 1],
+            True,
+            InvalidRecipe,
+            "data.positive makes a binary label",
+        ),
+    ],
+)
+def test_labels_that_do_not_suit(
+    keys: dict[str, Any], values: list[float] | None, labelled: bool, error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        decide_task(recipe(**keys), layout(values, labelled), "x.csv")
+
+
+def test_what_the_data_says_is_filled_in() -> None:
+    planned = planned_hyperparameters(recipe(), layout([0, 1, 2]), Task.MULTICLASS)
+    assert planned == {"predictor_type": "multiclass_classifier", "num_classes": "3", "feature_dim": "2"}
+    assert planned_hyperparameters(recipe("kmeans"), layout([0, 1, 2]), Task.CLUSTERING)["k"] == "3"
+    assert planned_hyperparameters(recipe("kmeans"), layout(labelled=False), Task.CLUSTERING)["k"] == "10"
+    given = recipe("kmeans", hyperparameters={"k": "4"})
+    assert planned_hyperparameters(given, layout([0, 1]), Task.CLUSTERING)["k"] == "4"
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "said"),
+    [
+        ({"epoch": "3"}, "epoch"),
+        ({"epochs": "0"}, "epochs"),
+        ({"feature_dim": "5"}, "the dataset makes it 2"),
+        ({"_tuning_objective_metric": "x"}, "reserved"),
+    ],
+)
+def test_hyperparameters_are_checked_before_anything_starts(hyperparameters: dict[str, str], said: str) -> None:
+    with pytest.raises(InvalidRecipe, match=said):
+        planned_hyperparameters(recipe(hyperparameters=hyperparameters), layout([0, 1, 2]), Task.MULTICLASS)
+
+
+@pytest.mark.parametrize(("rows", "mini_batch"), [(50_000, "1000"), (1437, "143"), (7, "1")])
+def test_the_mini_batch_follows_from_the_rows(rows: int, mini_batch: str) -> None:
+    assert sealed_hyperparameters(recipe(), {}, rows)["mini_batch_size"] == mini_batch
+
+
+def test_too_few_rows_are_told() -> None:
+    with pytest.raises(InvalidRecipe, match="mini_batch_size is 100"):
+        sealed_hyperparameters(recipe(), {"mini_batch_size": "100"}, 99)
+    with pytest.raises(InvalidRecipe, match="k is 10"):
+        sealed_hyperparameters(recipe("kmeans"), {"k": "10"}, 9)

@@ -1,0 +1,67 @@
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dropmill import naming
+from dropmill.recipe import RECIPE_NAME, RECIPE_NAME_MAX
+
+JOB_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")
+recipes = st.from_regex(RECIPE_NAME, fullmatch=True).filter(lambda name: len(name) <= RECIPE_NAME_MAX)
+
+
+@given(
+    recipe=recipes,
+    run=st.text(min_size=1),
+    step=st.sampled_from(sorted(naming._STEP_SLUGS)),
+    attempt=st.integers(1, 99),
+)
+def test_sagemaker_takes_every_name(recipe: str, run: str, step: naming.Step, attempt: int) -> None:
+    name = naming.sagemaker_name(recipe, run, step, attempt)
+    assert len(name) <= naming.SAGEMAKER_NAME_MAX
+    assert JOB_NAME.fullmatch(name)
+
+
+def test_names_differ_by_run_step_and_attempt() -> None:
+    names = {
+        naming.sagemaker_name("r", run, step, attempt)
+        for run in ("r-1", "r-1-2")
+        for step in naming._STEP_SLUGS
+        for attempt in (1, 2)
+    }
+    assert len(names) == 16
+
+
+@pytest.mark.parametrize(
+    ("key", "recipe"),
+    [
+        ("drops/kmeans/points.csv", "kmeans"),
+        ("drops/my-recipe/data with spaces.csv", "my-recipe"),
+        ("drops/kmeans/", None),
+        ("drops/kmeans/_SUCCESS", None),
+        ("drops/kmeans/.hidden", None),
+        ("drops/kmeans/train/part.csv", None),
+        ("drops/Kmeans/points.csv", None),
+        ("drops/a--b/points.csv", None),
+        (f"drops/{'a' * 41}/points.csv", None),
+        ("drops/points.csv", None),
+        ("recipes/kmeans.yaml", None),
+        ("other/drops/kmeans/points.csv", None),
+    ],
+)
+def test_which_keys_start_a_run(key: str, recipe: str | None) -> None:
+    assert naming.recipe_of_drop(key) == recipe
+
+
+def test_a_run_follows_from_the_drop_and_the_recipe() -> None:
+    first = naming.run_id("kmeans", "b", "drops/kmeans/a.csv", "v1", "")
+    assert re.fullmatch(r"kmeans-[0-9a-f]{12}", first)
+    assert first == naming.run_id("kmeans", "b", "drops/kmeans/a.csv", "v1", "")
+    assert first != naming.run_id("kmeans", "b", "drops/kmeans/a.csv", "v2", "")
+    assert first != naming.run_id("kmeans", "b", "drops/kmeans/a.csv", "v1", "algorithm: kmeans")
+    assert naming.run_id("kmeans", "b", "drops/kmeans/a.csv", "v1", "", 2) == f"{first}-2"
+
+
+def test_neighbouring_texts_are_not_confused() -> None:
+    assert naming.run_id("r", "b", "kv", "", "") != naming.run_id("r", "b", "k", "v", "")

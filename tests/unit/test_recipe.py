@@ -1,0 +1,95 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from dropmill import algorithms
+from dropmill.errors import InvalidRecipe
+from dropmill.recipe import Recipe, built_in_recipe, parse_recipe
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "recipe.schema.json"
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(InvalidRecipe) as caught:
+        parse_recipe(text, "digits")
+    return str(caught.value)
+
+
+def test_a_whole_recipe_is_read() -> None:
+    recipe = parse_recipe(
+        """
+        algorithm: linear-learner
+        data:
+          label: class
+          positive: 0
+          header: true
+          drop_columns: [comment]
+          scale: 255
+          split: {validation: 0.2, test: 0.1, seed: 3}
+        hyperparameters: {predictor_type: binary_classifier, epochs: 5, use_bias: true}
+        training: {instance_type: ml.c5.xlarge, max_runtime: 30m}
+        evaluation: {max_rows: 1000}
+        limits: {instance_hours: 1}
+        """,
+        "digits",
+    )
+    assert recipe.hyperparameters == {"predictor_type": "binary_classifier", "epochs": "5", "use_bias": "true"}
+    assert (recipe.data.label, recipe.data.positive, recipe.data.scale) == ("class", "0", "255")
+    assert (recipe.data.split.validation, recipe.data.split.seed) == (0.2, 3)
+    assert recipe.training.max_runtime == 1800
+
+
+def test_yaml_is_read_as_text_first() -> None:
+    assert parse_recipe("algorithm: kmeans\ndata: {label: no}", "x").data.label == "no"
+
+
+@pytest.mark.parametrize("algorithm", algorithms.ALGORITHMS)
+def test_each_algorithm_is_a_recipe(algorithm: str) -> None:
+    recipe = built_in_recipe(algorithm)
+    assert recipe == parse_recipe(f"algorithm: {algorithm}", algorithm)
+
+
+def test_other_names_are_no_recipe() -> None:
+    assert built_in_recipe("digits") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "empty"),
+        ("- kmeans", "must be a mapping"),
+        ("algorithm: [", "not valid YAML"),
+        ("algorithm: xgboost", "line 1: algorithm: 'xgboost' is not a built-in algorithm"),
+        ("data: {}", "'algorithm' is missing"),
+        ("algorithm: kmeans\nalgoritm: kmeans", "line 2: unknown key 'algoritm'; did you mean 'algorithm'?"),
+        ("algorithm: kmeans\ndata:\n  lable: x", "line 3: unknown key 'data.lable'; did you mean 'label'?"),
+        ("algorithm: kmeans\ntuning: {max_jobs: 3}", "line 2: unknown key 'tuning'"),
+        ("algorithm: kmeans\nalgorithm: knn", "line 2: 'algorithm' is given twice"),
+        ("algorithm: kmeans\ndata:\n  split: {test: 1.5}", "line 3: data.split.test"),
+        ("algorithm: kmeans\ndata:\n  split: {validation: 0.5, test: 0.5}", "must leave rows to train on"),
+        ("algorithm: kmeans\ntraining: {max_runtime: 1 hour}", "a duration is 0 or a whole number with a unit"),
+        ("algorithm: kmeans\ntraining:\n  max_runtime: 20h", "lower training.max_runtime or raise the limit"),
+        ("algorithm: kmeans\ntraining: {instance_type: m5.large}", "line 2: training.instance_type"),
+        ("algorithm: kmeans\ndata: {positive: yes}", "line 2: data.positive: must be a number"),
+        ("algorithm: kmeans\ndata: &a {label: x}\nhyperparameters: *a", "YAML alias"),
+        ("algorithm: kmeans\nhyperparameters: {k: [1]}", "line 2: hyperparameters.k"),
+        ("? [a, b]\n: c", "a key must be plain text"),
+    ],
+)
+def test_what_is_wrong_is_named_by_line(text: str, said: str) -> None:
+    assert said in refusal(text)
+
+
+def test_every_problem_is_named_at_once() -> None:
+    said = refusal("algorithm: nope\nx: 1\ny: 2\n")
+    assert "'x'" in said
+    assert "'y'" in said
+
+
+def test_nesting_has_an_end() -> None:
+    assert "recipe 'digits'" in refusal("algorithm: " + "[" * 5000)
+
+
+def test_the_published_schema_is_the_models() -> None:
+    assert json.loads(SCHEMA.read_text()) == Recipe.model_json_schema()
