@@ -1,5 +1,6 @@
 """What jobs and endpoints fetch from S3 and put there, and what of that is refused."""
 
+import contextlib
 import json
 import os.path
 import shutil
@@ -180,7 +181,7 @@ def _inside(folder: Path, name: str, source: str) -> Path:
 def _download(s3: "S3Client", bucket: str, key: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     body = s3.get_object(Bucket=bucket, Key=key)["Body"]
-    with body, path.open("wb") as file:
+    with contextlib.closing(body), path.open("wb") as file:
         for chunk in body.iter_chunks(_CHUNK):
             file.write(chunk)
 
@@ -215,7 +216,7 @@ def fetch_model(s3: "S3Client", uri: str, folder: Path, *, most_bytes: int = MOD
     with tempfile.TemporaryFile(dir=folder.parent) as packed:
         try:
             found = s3.get_object(Bucket=bucket, Key=key)
-            with found["Body"] as body:
+            with contextlib.closing(found["Body"]) as body:
                 if found["ContentLength"] > most_bytes:
                     raise Failure(f"ClientError: {uri} is larger than the {most_bytes} bytes that a model may have.")
                 for chunk in body.iter_chunks(_CHUNK):
