@@ -428,6 +428,8 @@ def _describe_with_stop_date(original: Any) -> Any:
         execution = self.stepfunction_backend.describe_execution(self._get_param("executionArn"))
         if execution.stop_date is not None:
             answer.result["stopDate"] = execution.stop_date
+        if "output" in answer.result:  # moto leaves a string bare
+            answer.result["output"] = json.dumps(execution.output, separators=(",", ":"))
         return answer
 
     return describe_execution
