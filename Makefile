@@ -1,0 +1,93 @@
+# Everything sets up what it needs: python3 (3.11 or later, with venv and pip) and make are enough.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+UP_ARGS ?=
+
+VENV := .venv
+PIP_INSTALL := -m pip --quiet --disable-pip-version-check install
+# A lock names all that it needs; pip's own resolver stumbles over extras in it (boto3, boto3[crt]).
+LOCKED := --no-deps --require-hashes
+LOCAL := $(VENV)/.local
+DEV := $(VENV)/.dev
+PROJECT := $(VENV)/.project
+SAM_VENV := .tools/sam
+SAM := $(SAM_VENV)/.installed
+SAM_CLI := $(CURDIR)/$(SAM_VENV)/bin/sam
+
+export SAM_CLI_TELEMETRY := 0
+export PIP_ROOT_USER_ACTION := ignore
+
+.PHONY: help demo up test test-slow check format bench sam-build clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(LOCAL) $(PROJECT) ## Train, judge and tear down on handwritten digits, on this machine alone
+	@$(VENV)/bin/dropmill demo $(DEMO_ARGS)
+
+up: $(LOCAL) $(PROJECT) ## Serve the embedded cloud until Ctrl-C
+	@$(VENV)/bin/dropmill up $(UP_ARGS)
+
+test: $(DEV) $(PROJECT) $(SAM) ## All tests but the slow ones
+	$(VENV)/bin/pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(DEV) $(PROJECT) $(SAM) ## The slow tests
+	$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)
+
+check: $(DEV) $(PROJECT) $(SAM) ## Lint, formatting, types, and the template as written and as CloudFormation gets it
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(SAM_CLI) validate --lint
+	$(VENV)/bin/cfn-lint template.yaml
+	@mkdir -p .cache
+	$(VENV)/bin/python -m localaws.template translate template.yaml > .cache/translated.json
+	$(VENV)/bin/cfn-lint .cache/translated.json
+
+format: $(DEV) ## Format the code and mend what the linter can mend
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+bench: $(DEV) $(PROJECT) ## Measure the codec
+	$(VENV)/bin/python -m benchmarks
+
+sam-build: $(SAM) ## Build what `sam deploy` uploads; needs python3.13 on PATH
+	@python3.13 --version >/dev/null 2>&1 || { \
+	  echo "sam build needs the Lambda runtime's interpreter: put a python3.13 on PATH" >&2; exit 1; }
+	$(SAM_CLI) build
+
+clean: ## Remove all that was installed, built or cached here
+	rm -rf $(VENV) .tools .aws-sam .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is older than 3.11: run make PYTHON=<a newer one>" >&2; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# dev.txt holds all of local.txt at the same versions.
+$(DEV): requirements/dev.txt | $(VENV)/bin/python
+	@echo "installing $<"
+	@$(VENV)/bin/python $(PIP_INSTALL) $(LOCKED) -r $<
+	@touch $@ $(LOCAL)
+
+$(LOCAL): requirements/local.txt | $(VENV)/bin/python
+	@echo "installing $<"
+	@$(VENV)/bin/python $(PIP_INSTALL) $(LOCKED) -r $<
+	@touch $@
+
+# The build backend is one of the locked requirements, so that nothing unlocked is fetched.
+$(PROJECT): pyproject.toml
+	@$(VENV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# SAM CLI pins much of what it uses, so it gets an environment of its own.
+$(SAM): requirements/sam.txt
+	@echo "installing $<"
+	@test -x $(SAM_VENV)/bin/python || $(PYTHON) -m venv $(SAM_VENV)
+	@$(SAM_VENV)/bin/python $(PIP_INSTALL) $(LOCKED) -r $<
+	@touch $@
