@@ -1,0 +1,161 @@
+"""Reads a training channel into one array."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dropmill.algorithms import Algorithm
+from dropmill.algorithms.predictions import CSV, RECORDIO
+from dropmill.data import recordio
+from localaws.algorithms.toolkit import Container, UserError
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass
+class Rows:
+    """`features` [n, d] and `labels` [n], both float32. No labels: None."""
+
+    features: FloatArray
+    labels: FloatArray | None
+
+
+def media_type(text: str) -> tuple[str, dict[str, str]]:
+    """A content type and its parameters: `text/csv; label_size=0` is `("text/csv", {"label_size": "0"})`."""
+    kind, *parameters = text.split(";")
+    pairs = (parameter.partition("=") for parameter in parameters)
+    return kind.strip().lower(), {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def label_size(parameters: dict[str, str], default: int) -> int:
+    """The `label_size` of a content type. Raises UserError."""
+    text = parameters.get("label_size", str(default))
+    if text not in ("0", "1"):
+        raise UserError(f"label_size={text[:20]} is not supported: a row has one label or none, so use 0 or 1")
+    return int(text)
+
+
+def read_channel(container: Container, name: str, algorithm: Algorithm) -> Rows | None:
+    """All rows of a channel; None if the job has no such channel. Raises UserError."""
+    config = container.config("inputdataconfig").get(name, {})
+    folder = container.channel(name)
+    if not folder.is_dir():
+        return None
+    if config.get("TrainingInputMode", "File") != "File":
+        raise UserError(f"channel {name}: input mode {config['TrainingInputMode']} is not supported here: use File")
+    if config.get("RecordWrapperType", "None") not in ("None", "", None):
+        raise UserError(f"channel {name}: RecordWrapperType {config['RecordWrapperType']} is not supported here")
+
+    kind, parameters = media_type(config.get("ContentType") or RECORDIO)
+    if kind not in algorithm.train_content_types:
+        accepted = ", ".join(algorithm.train_content_types)
+        raise UserError(f"channel {name}: content type {kind!r} is not supported by {algorithm.name}: use {accepted}")
+
+    files = list(_files(folder))
+    if not files:
+        raise UserError(f"no file found in path /opt/ml/input/data/{name}")
+    labels = label_size(parameters, default=1) if kind == CSV else 0
+    parts = []
+    for file in files:
+        shown = f"channel {name}, file {file.relative_to(folder)}"
+        rows = read_csv(file, labels, shown) if kind == CSV else _read_recordio(file, shown)
+        if len(rows.features):
+            parts.append(rows)
+    if not parts:
+        raise UserError(f"channel {name} holds no rows")
+    return _joined(parts, name)
+
+
+def check_rows(rows: Rows, channel: str, *, feature_dim: int | None, labelled: bool) -> None:
+    """Raises UserError for another width than `feature_dim`, a value that is not finite, a missing label."""
+    width = rows.features.shape[1]
+    if feature_dim is not None and width != feature_dim:
+        raise UserError(
+            f"channel {channel} has {width} features where feature_dim is {feature_dim}: "
+            f"cannot copy sequence with size {width} to array axis with dimension {feature_dim}"
+        )
+    # One NaN or infinity makes the whole sum NaN or infinite; finite float32 values can't overflow float64.
+    if not np.isfinite(rows.features.sum(dtype=np.float64)):
+        raise UserError(f"channel {channel} has a feature that is not a finite number")
+    if labelled and rows.labels is None:
+        raise UserError(f"channel {channel} has no labels")
+    if labelled and rows.labels is not None and not np.isfinite(rows.labels.sum(dtype=np.float64)):
+        raise UserError(f"channel {channel} has a label that is not a finite number")
+
+
+def read_csv(source: Any, labels: int, shown: str) -> Rows:
+    """Rows of comma-separated numbers without a header, the first `labels` columns being labels. Raises UserError.
+
+    `source` is whatever `numpy.loadtxt` reads: a path or an iterable of lines.
+    """
+    try:
+        table = np.loadtxt(source, dtype=np.float32, delimiter=",", comments=None, ndmin=2)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{shown}: {_csv_problem(str(error))}") from None
+    if table.size and table.shape[1] <= labels:
+        raise UserError(f"{shown}: has {table.shape[1]} columns, of which {labels} are labels")
+    if not labels:
+        return Rows(table, None)
+    return Rows(np.ascontiguousarray(table[:, labels:]), table[:, 0].copy())
+
+
+def _csv_problem(message: str) -> str:
+    """numpy's complaint without the cell's text, which must not reach a log."""
+    place = re.search(r"at row (\d+), column (\d+)", message)
+    if place:
+        return f"row {int(place[1]) + 1}, column {int(place[2])} is not a number"
+    ragged = re.search(r"changed from (\d+) to (\d+) at row (\d+)", message)
+    if ragged:
+        return f"row {ragged[3]} has {ragged[2]} columns where the rows before it have {ragged[1]}"
+    return "is not a table of numbers"
+
+
+def _read_recordio(file: Path, shown: str) -> Rows:
+    try:
+        with file.open("rb") as stream:
+            features, labels = recordio.read(stream)
+    except recordio.RecordIOError as error:
+        raise UserError(
+            f"{shown}: Unable to parse record. Please make sure input data is in correct recordio format: {error}"
+        ) from None
+    return Rows(features, labels)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder in order of their names, hidden ones left out: manifests lie beside the data."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def _joined(parts: list[Rows], channel: str) -> Rows:
+    if len({part.features.shape[1] for part in parts}) > 1:
+        raise UserError(f"channel {channel} has files with different numbers of features")
+    if len({part.labels is None for part in parts}) > 1:
+        raise UserError(f"channel {channel} has files with labels and files without")
+    if len(parts) == 1:
+        return parts[0]
+    rows = sum(len(part.features) for part in parts)
+    features = np.empty((rows, parts[0].features.shape[1]), np.float32)
+    labels = None if parts[0].labels is None else np.empty(rows, np.float32)
+    start = 0
+    # Each part is dropped as soon as it is copied; untouched pages of the whole cost nothing yet, so the peak is one
+    # part above the whole.
+    for part in _drained(parts):
+        stop = start + len(part.features)
+        features[start:stop] = part.features
+        if labels is not None and part.labels is not None:
+            labels[start:stop] = part.labels
+        start = stop
+    return Rows(features, labels)
+
+
+def _drained(parts: list[Rows]) -> Iterator[Rows]:
+    parts.reverse()
+    while parts:
+        yield parts.pop()
