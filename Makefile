@@ -1,6 +1,8 @@
 # Everything sets up what it needs: python3 (3.11 or later, with venv and pip) and make are enough.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# One environment is written at a time.
+.NOTPARALLEL:
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
