@@ -155,8 +155,7 @@ class SageMaker:
                 "1 validation error detected: Value at 'body' failed to satisfy constraint: Member must have length "
                 f"less than or equal to {INVOCATION_BYTES}",
             ) from None
-        headers = {key.title().replace("Sagemaker", "SageMaker"): value for key, value in request.headers.items()}
-        answer = self._endpoints.invoke(_region(request), name, headers, body)
+        answer = self._endpoints.invoke(_region(request), name, request.headers, body)
         response = Response(answer.body, content_type=answer.content_type)
         response.headers["x-Amzn-Invoked-Production-Variant"] = answer.variant
         if answer.attributes is not None:

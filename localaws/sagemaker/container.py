@@ -27,7 +27,6 @@ _INHERITED = (
     "PATH",
     "LANG",
     "LC_ALL",
-    "TMPDIR",
     "LD_LIBRARY_PATH",
     "PYTHONPATH",
     "OMP_NUM_THREADS",
@@ -58,11 +57,12 @@ class Host:
         self._lock = threading.Lock()
         self._warden: subprocess.Popen[bytes] | None = None
         self._ports: set[int] = set()
+        self._closed = False
 
     def root(self, name: str) -> Path:
         """Make an empty /opt/ml layout and return its root."""
         root = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
-        for folder in ("input/config", "input/data", "model", "output/data"):
+        for folder in ("input/config", "input/data", "model", "output/data", "tmp"):
             (root / folder).mkdir(parents=True)
         return root
 
@@ -97,6 +97,8 @@ class Host:
     def _tell(self, line: str) -> None:
         with self._lock:
             if self._warden is None:
+                if self._closed:
+                    return
                 program = str(Path(__file__).with_name("warden.py"))
                 # A session of its own: Ctrl-C in the terminal must not end it before its work is done.
                 self._warden = subprocess.Popen(
@@ -117,6 +119,7 @@ class Host:
         """Remove the folder and end the warden; every program has ended by now."""
         shutil.rmtree(self.folder, ignore_errors=True)
         with self._lock:
+            self._closed = True
             warden, self._warden = self._warden, None
         if warden and warden.stdin:
             with contextlib.suppress(BrokenPipeError):
@@ -143,7 +146,7 @@ class Container:
         self._process = subprocess.Popen(
             list(argv),
             cwd=root,
-            env={**env, "HOME": str(root), "SAGEMAKER_BASE_DIR": str(root)},
+            env={**env, "HOME": str(root), "TMPDIR": str(root / "tmp"), "SAGEMAKER_BASE_DIR": str(root)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from werkzeug.datastructures import Headers
+
 from localaws.sagemaker.container import Container, Host, environment
 from localaws.sagemaker.errors import Failure, InvocationError, ResourceLimitExceeded, ValidationException
 from localaws.sagemaker.gates import Gates
@@ -228,7 +230,7 @@ class Endpoints:
             deployment.thread.start()
         return {}
 
-    def invoke(self, region: str, name: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def invoke(self, region: str, name: str, headers: Headers, body: bytes) -> Answer:
         """InvokeEndpoint. Raises InvocationError: ValidationError, or ModelError with what the model said."""
         with self._store.lock:
             endpoint = self._store.find("endpoint", name, region)

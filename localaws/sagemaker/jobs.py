@@ -42,6 +42,7 @@ _SUMMARY = (
     "TrainingJobStatus",
     "SecondaryStatus",
 )
+_SWITCHES = ("EnableNetworkIsolation", "EnableInterContainerTrafficEncryption", "EnableManagedSpotTraining")
 # The texts that SageMaker shows with a job's secondary statuses.
 _MESSAGES = {
     "Starting": "Preparing the instances for training",
@@ -91,7 +92,8 @@ class TrainingJobs:
         name = request["TrainingJobName"]
         tags = tag_map(request.get("Tags", []))
         moment = now()
-        document = {key: value for key, value in request.items() if key != "Tags"}
+        document = {**dict.fromkeys(_SWITCHES, False), **request}
+        document.pop("Tags", None)
         document["StoppingCondition"] = {"MaxRuntimeInSeconds": DEFAULT_RUNTIME, **request["StoppingCondition"]}
         document["AlgorithmSpecification"] = self._specification(request["AlgorithmSpecification"])
         document.update(
@@ -137,6 +139,7 @@ class TrainingJobs:
         with self._store.lock:
             status = job.document["TrainingJobStatus"]
             if status == "InProgress":
+                self._runs[job.arn].stopping.set()
                 self._move(job, "Stopping", status="Stopping")
             elif status != "Stopping":
                 raise ValidationException(f"The request was rejected because the training job is in status {status}.")
@@ -260,6 +263,8 @@ class TrainingJobs:
             stopped = run.stopping.is_set()
             if container and container.code != 0 and not stopped and not timed_out:
                 raise Failure(_reason(root / "output" / "failure", container.code))
+            if self._closed:
+                return "Stopped"  # the cloud ends, its S3 with it
             self._advance(run, "Uploading")
             output = f"{document['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job.name}/output"
             s3 = self._clients.s3(job.region)
@@ -272,7 +277,7 @@ class TrainingJobs:
                     document["ModelArtifacts"] = {"S3ModelArtifacts": f"{output}/model.tar.gz"}
         finally:
             self._host.remove(root)
-        if stopped:
+        if run.stopping.is_set():
             return "Stopped"
         return "MaxRuntimeExceeded" if timed_out else "Completed"
 

@@ -69,6 +69,7 @@ class Clients:
                 config = Config(
                     proxies={},
                     max_pool_connections=32,
+                    connect_timeout=5,
                     retries={"total_max_attempts": 2, "mode": "standard"},
                     request_checksum_calculation="when_required",
                     response_checksum_validation="when_required",

@@ -1,5 +1,6 @@
 """The embedded SageMaker as botocore sees it: beside moto's S3 and logs, with a stand-in for the algorithms."""
 
+import http.client
 import io
 import json
 import os
@@ -9,7 +10,6 @@ import sys
 import tarfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ BUCKET = "artifacts"
 class QuietHandler(WSGIRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def log(self, type: str, message: str, *args: Any) -> None:
+    def log(self, *_: Any) -> None:
         pass
 
 
@@ -478,6 +478,15 @@ class TestTraining:
             assert refused(call, TrainingJobName="never-made") == "Requested resource not found."
         cloud.ended("twice")
 
+    def test_no_more_jobs_run_than_the_limit(self, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("localaws.sagemaker.jobs.JOBS_AT_ONCE", 1)
+        with cloud.sagemaker.gates.hold("training"):
+            cloud.train("within")
+            assert "at most 1" in refused(lambda: cloud.train("beyond"), code="ResourceLimitExceeded")
+        cloud.ended("within")
+        cloud.train("beyond")
+        cloud.ended("beyond")
+
     def test_several_jobs_run_at_once(self, cloud: Cloud) -> None:
         names = [f"many-{number}" for number in range(6)]
         for name in names:
@@ -635,11 +644,10 @@ class TestEndpoints:
         cloud.in_service("refuses")
         with pytest.raises(ClientError) as caught:
             cloud.runtime.invoke_endpoint(EndpointName="refuses", Body=b"bad")
-        said = caught.value.response
+        said: Any = caught.value.response
         assert said["Error"]["Code"] == "ModelError"
         assert said["ResponseMetadata"]["HTTPStatusCode"] == 424
-        assert said["OriginalStatusCode"] == 400
-        assert said["OriginalMessage"] == "unable to evaluate payload provided"
+        assert (said["OriginalStatusCode"], said["OriginalMessage"]) == (400, "unable to evaluate payload provided")
         assert "log-group:/aws/sagemaker/Endpoints/refuses:log-stream:variant-0/" in said["LogStreamArn"]
         assert said["Error"]["Message"].startswith(
             'Received client error (400) from primary with message "unable to evaluate payload provided". '
@@ -649,13 +657,14 @@ class TestEndpoints:
         limit = 6_291_456
         answer = cloud.runtime.invoke_endpoint(EndpointName="refuses", Body=b"x" * limit)
         assert json.load(answer["Body"])["bytes"] == limit
-        status, body = unsigned_length(cloud, "refuses", limit + 1)
+        status, body = post(cloud, "/endpoints/refuses/invocations", b"x" * (limit + 1))
         assert status == 400
         assert "less than or equal to 6291456" in body["Message"]
 
         with pytest.raises(ClientError) as caught:
             cloud.runtime.invoke_endpoint(EndpointName="refuses", Body=b"die")
-        assert caught.value.response["OriginalStatusCode"] == 500
+        said = caught.value.response
+        assert said["OriginalStatusCode"] == 500
         cloud.delete("refuses")
 
     def test_variants_are_chosen_by_weight_and_by_name(self, cloud: Cloud, artifact: str) -> None:
@@ -739,17 +748,16 @@ class TestEndpoints:
         ] == pytest.approx(1)
 
 
-def unsigned_length(cloud: Cloud, endpoint: str, size: int) -> tuple[int, dict[str, Any]]:
-    """Invoke with a body that botocore itself would refuse to send."""
+def post(cloud: Cloud, path: str, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
+    """Send what botocore itself would refuse to send."""
     scope = "AWS4-HMAC-SHA256 Credential=any/20240101/us-east-1/sagemaker/aws4_request, SignedHeaders=host, Signature=0"
-    request = urllib.request.Request(
-        f"{cloud.url}/endpoints/{endpoint}/invocations", data=b"x" * size, headers={"Authorization": scope}
-    )
+    connection = http.client.HTTPConnection("127.0.0.1", cloud.server.server_port, timeout=10)
     try:
-        with urllib.request.urlopen(request) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+        connection.request("POST", path, body, {"Authorization": scope, **headers})
+        answer = connection.getresponse()
+        return answer.status, json.load(answer)
+    finally:
+        connection.close()
 
 
 class TestLists:
@@ -837,12 +845,13 @@ class TestProtocol:
         ],
     )
     def test_what_no_client_would_send_is_refused(self, cloud: Cloud, target: str, body: bytes, kind: str) -> None:
-        scope = "AWS4-HMAC-SHA256 Credential=any/20240101/us-east-1/sagemaker/aws4_request"
-        request = urllib.request.Request(cloud.url, data=body, headers={"Authorization": scope, "X-Amz-Target": target})
-        with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(request)
-        assert caught.value.code == 400
-        assert json.load(caught.value)["__type"] == kind
+        status, answer = post(cloud, "/", body, **{"X-Amz-Target": target})
+        assert (status, answer["__type"]) == (400, kind)
+
+    def test_a_bug_is_an_answer_that_says_where_to_look(self, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(cloud.sagemaker.operations, "ListModels", lambda *_: 1 / 0)
+        status, answer = post(cloud, "/", b"{}", **{"X-Amz-Target": "SageMaker.ListModels"})
+        assert (status, answer["__type"]) == (500, "InternalFailure")
 
 
 class TestEnd:
