@@ -222,23 +222,35 @@ class Cloud:
         return found
 
     def deploy(
-        self, template_path: Path, stack_name: str = "dropmill-local", parameters: Mapping[str, str] | None = None
+        self,
+        template_path: Path,
+        stack_name: str = "dropmill-local",
+        parameters: Mapping[str, str] | None = None,
+        *,
+        prewarm: bool = False,
     ) -> "Stack":
         """Create the resources of a SAM template.
+
+        With `prewarm` every function's first worker starts meanwhile, so that no first call waits for imports, at some
+        60 MB of memory for each function.
 
         Raises what `localaws.template.deploy` raises: a template error names the resource.
         """
         from localaws.template import deploy
 
-        return deploy(
-            template_path,
-            stack_name=stack_name,
-            parameters=dict(parameters or {}),
-            region=self.region,
-            account_id=self.account_id,
-            client=self.client,
-            lambdas=self.lambdas,
-        )
+        self.lambdas.prewarming = prewarm
+        try:
+            return deploy(
+                template_path,
+                stack_name=stack_name,
+                parameters=dict(parameters or {}),
+                region=self.region,
+                account_id=self.account_id,
+                client=self.client,
+                lambdas=self.lambdas,
+            )
+        finally:
+            self.lambdas.prewarming = False
 
     def _deliver(self, arn: str, body: str, attributes: dict[str, str]) -> None:
         """Take a function's failed event to where the function wants it."""

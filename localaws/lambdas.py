@@ -160,6 +160,8 @@ class Lambdas:
         self._write_logs = write_logs
         self._deliver = deliver
         self._limit = workers_per_function
+        # Whether a function gets its first worker as soon as it is registered, rather than at its first call.
+        self.prewarming = False
         # AWS waits one minute and then two; nobody wants to here.
         self._retry_delays = retry_delays
         self._pools: dict[str, _Pool] = {}
@@ -308,7 +310,9 @@ class Lambdas:
 
     async def _register(self, function: Function) -> None:
         old = self._pools.get(function.name)
-        self._pools[function.name] = _Pool(function)
+        self._pools[function.name] = pool = _Pool(function)
+        if self.prewarming:
+            self._add_worker(pool)
         if old is not None:
             for worker in old.workers:
                 worker.retire()

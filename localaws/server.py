@@ -289,11 +289,13 @@ class _Handler(MotoRequestHandler):
             LOG.exception("an error while answering %s %s", self.command, self.path.partition("?")[0])
             self.close_connection = True
             return
-        if not isinstance(body, _Body) or body.left > _MAX_DRAIN_BYTES:
-            self.close_connection = True
-            return
-        while body.left and body.read(1024 * 1024):
-            pass
+        # What the application left unread stands before the next request.
+        drained = 0
+        while unread := body.read(1024 * 1024):
+            drained += len(unread)
+            if drained > _MAX_DRAIN_BYTES:
+                self.close_connection = True
+                return
 
     def _send(self, answer: Iterable[bytes], held: list[tuple[str, list[tuple[str, str]]]]) -> None:
         try:
