@@ -18,7 +18,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -189,12 +189,16 @@ class Cloud:
                 client.close()
             self._clients.clear()
 
-    def wait(self) -> None:
-        """Block until SIGTERM or Ctrl-C. Only the main thread may wait: Python delivers signals there."""
+    def wait(self, ready: Callable[[], object] = lambda: None) -> None:
+        """Call `ready`, and block until SIGTERM or Ctrl-C; both are caught before `ready` is called.
+
+        Only the main thread may wait: Python delivers signals there.
+        """
         ended = threading.Event()
         signals = (signal.SIGTERM, signal.SIGINT)
         before = [signal.signal(number, lambda *_: ended.set()) for number in signals]
         try:
+            ready()
             ended.wait()
         finally:
             for number, handler in zip(signals, before, strict=True):

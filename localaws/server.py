@@ -9,6 +9,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -332,8 +333,6 @@ class _Handler(MotoRequestHandler):
 class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     """A threaded HTTP server for one WSGI application; `close` also ends the connections that are kept alive."""
 
-    daemon_threads = True
-    block_on_close = False
     allow_reuse_address = True
     request_queue_size = 256
     # What werkzeug's handler asks its server about.
@@ -351,8 +350,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
-        self._connections: set[socket.socket] = set()
-        self._connections_changed = threading.Condition()
+        self._connections: dict[threading.Thread, socket.socket] = {}
         self._thread = threading.Thread(
             target=self.serve_forever, kwargs={"poll_interval": 0.05}, name="http", daemon=True
         )
@@ -370,22 +368,22 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.shutdown()
             self._thread.join()
         self.server_close()
-        with self._connections_changed:
-            for connection in self._connections:
-                with contextlib.suppress(OSError):  # the client has closed it already
-                    connection.shutdown(socket.SHUT_RDWR)
-            self._connections_changed.wait_for(lambda: not self._connections, _CLOSE_SECONDS)
+        # New connections come from the thread that has just ended, so nobody changes this any more.
+        for connection in self._connections.values():
+            with contextlib.suppress(OSError):  # the client has closed it already
+                connection.shutdown(socket.SHUT_RDWR)
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        for thread in self._connections:
+            thread.join(max(0, deadline - time.monotonic()))
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        with self._connections_changed:
-            self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._connections_changed:
-            self._connections.discard(request)
-            self._connections_changed.notify_all()
-        super().shutdown_request(request)
+        for ended in [thread for thread in self._connections if not thread.is_alive()]:
+            del self._connections[ended]
+        thread = threading.Thread(
+            target=self.process_request_thread, args=(request, client_address), name="http-connection", daemon=True
+        )
+        self._connections[thread] = request
+        thread.start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  # socketserver's signature
         error = sys.exc_info()[1]

@@ -217,8 +217,7 @@ else:
     raise AssertionError("the port is taken")
 
 with Cloud() as cloud:
-    print(cloud.endpoint_url, flush=True)
-    cloud.wait()
+    cloud.wait(lambda: print(cloud.endpoint_url, flush=True))
 print("stopped", flush=True)
 """
 
