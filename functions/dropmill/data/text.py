@@ -9,6 +9,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -84,12 +85,11 @@ class _Piece:
 def look(stream: Readable, file_name: str, options: DataOptions, *, gzipped: bool) -> Layout:
     """Say how a CSV file is laid out. Reads the whole file if it has a label. Raises InvalidDrop."""
     pieces = _pieces(stream, file_name)
-    first_piece = next(pieces, None)
-    rows = iter(()) if first_piece is None else first_piece.rows(file_name)
-    first = next(rows, None)
-    if first_piece is None or first is None:
+    seen: list[_Piece] = []
+    rows = (row for piece in _noted(pieces, seen) for row in piece.rows(file_name))
+    first, second = next(rows, None), next(rows, None)
+    if first is None:
         refuse(file_name, "the file is empty")
-    second = next(rows, None)
     header = _has_header(first[1], None if second is None else second[1], options.header)
     if header and second is None:
         refuse(file_name, "there are no rows under the header")
@@ -114,7 +114,7 @@ def look(stream: Readable, file_name: str, options: DataOptions, *, gzipped: boo
     values = LabelValues()
     problems = Problems(file_name, [])
     try:
-        for piece in _data_pieces(first_piece, pieces, header=header):
+        for piece in _data_pieces(chain(seen, pieces), header=header):
             values.add(_labels(piece, label, layout, problems))
     except TooManyProblems:
         pass
@@ -127,12 +127,8 @@ def tables(stream: Readable, layout: Layout, problems: Problems) -> Iterator[NDA
 
     A row with a problem is left out. Raises TooManyProblems, and InvalidDrop for what is no CSV at all.
     """
-    pieces = _pieces(stream, problems.file_name)
-    first_piece = next(pieces, None)
-    if first_piece is None:
-        refuse(problems.file_name, "the file is empty")
     wanted = [*layout.feature_columns, *([] if layout.label_column is None else [layout.label_column])]
-    for piece in _data_pieces(first_piece, pieces, header=layout.header):
+    for piece in _data_pieces(_pieces(stream, problems.file_name), header=layout.header):
         table = _parse(piece.data, wanted, len(layout.columns))
         if table is None or not _all_float32(table):
             table = _parse_cells(piece, wanted, layout, problems)
@@ -141,14 +137,18 @@ def tables(stream: Readable, layout: Layout, problems: Problems) -> Iterator[NDA
 
 
 def _pieces(stream: Readable, file_name: str) -> Iterator[_Piece]:
-    """Cut the stream after the last row that ends within each step. Raises InvalidDrop for a row without an end."""
+    """Cut the stream after the last row that ends within each step, leaving out what is blank.
+
+    Raises InvalidDrop for a row without an end.
+    """
     rest = b""
     line = 1
     while read := stream.read(_PIECE_BYTES):
         data = (rest + read).removeprefix(_BOM) if line == 1 else rest + read
         cut = _last_row_end(data)
         if cut:
-            yield _Piece(data[:cut], line)
+            if not data[:cut].isspace():
+                yield _Piece(data[:cut], line)
             line += data.count(b"\n", 0, cut)
         rest = data[cut:]
         if len(rest) > MAX_ROW_BYTES:
@@ -169,14 +169,19 @@ def _last_row_end(data: bytes) -> int:
     return int(outside[-1]) + 1 if len(outside) else 0
 
 
-def _data_pieces(first: _Piece, others: Iterator[_Piece], *, header: bool) -> Iterator[_Piece]:
-    """All pieces without the row of names; blank ones are left out."""
-    first = first.after_first_row() if header else first
-    if first.data.strip():
-        yield first
-    for piece in others:
-        if piece.data.strip():
-            yield piece
+def _noted(pieces: Iterator[_Piece], seen: list[_Piece]) -> Iterator[_Piece]:
+    for piece in pieces:
+        seen.append(piece)
+        yield piece
+
+
+def _data_pieces(pieces: Iterator[_Piece], *, header: bool) -> Iterator[_Piece]:
+    """All pieces without the row of names."""
+    if header and (first := next(pieces, None)):
+        first = first.after_first_row()
+        if first.data and not first.data.isspace():
+            yield first
+    yield from pieces
 
 
 def _is_text(cell: str) -> bool:
@@ -219,7 +224,7 @@ def _labels(piece: _Piece, label: int, layout: Layout, problems: Problems) -> ND
 
 def _parse(data: bytes, wanted: list[int], columns: int) -> NDArray[np.float64] | None:
     """Parse whole rows at once; None if anything about them is out of the ordinary."""
-    data = data.rstrip()
+    data = data.rstrip(b"\r\n")
     whole = wanted == list(range(columns))
     if not whole and not _all_rows_have(data, columns):
         return None
