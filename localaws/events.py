@@ -37,8 +37,8 @@ Predicate = Callable[[Event], bool]
 # EventBridge tries for 24 hours with a growing pause; here an attempt that fails five times has been failing for 1.5 s.
 MOST_RETRIES = 5
 FIRST_PAUSE = 0.05
-# A clock that jumps years ahead must not start a thousand executions of a five-minute schedule.
-MOST_MISSED_FIRINGS = 100
+# A clock that jumps ahead fires once for each due time that it passed, but must not flood a function with a day of them.
+MOST_MISSED_FIRINGS = 10
 LOG_LENGTH = 10_000
 # A machine that slept must not oversleep a schedule by more than this many seconds.
 LONGEST_WAIT = 60.0

@@ -83,12 +83,13 @@ class Context:
     stack_name: str
     region: str
     account_id: str
+    partition: str = "aws"
     logical_id: str = ""
     rule_targets: list[tuple[str, str, str]] = field(default_factory=list)
     permissions: list[tuple[str, str, str | None]] = field(default_factory=list)
 
     def arn(self, service: str, resource: str) -> str:
-        return f"arn:aws:{service}:{self.region}:{self.account_id}:{resource}"
+        return f"arn:{self.partition}:{service}:{self.region}:{self.account_id}:{resource}"
 
     def name(self, limit: int) -> str:
         """`<stack>-<LogicalId>`, cut to a limit; a cut name ends in a digest, so that two of them differ."""
@@ -361,7 +362,7 @@ def _bucket(context: Context, properties: dict[str, Any]) -> Made:
     return Made(
         name,
         {
-            "Arn": f"arn:aws:s3:::{name}",
+            "Arn": f"arn:{context.partition}:s3:::{name}",
             "DomainName": f"{name}.s3.amazonaws.com",
             "RegionalDomainName": f"{name}.s3.{context.region}.amazonaws.com",
         },

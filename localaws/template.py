@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import boto3
 import yaml
+from botocore.exceptions import UnknownRegionError
 
 from localaws import resources
 from localaws.resources import LOCAL_BUCKET, Context, FunctionRegistry, Made, TemplateError
@@ -209,13 +210,13 @@ class Resolver:
         self._made: Mapping[str, Made] = {} if made is None else made
         self._evaluating: list[str] = []
         self._known: dict[str, Any] = parameter_values(template.get("Parameters") or {}, parameters)
-        partition = boto3.Session().get_partition_for_region(region)
+        self.partition = _partition(region)
         self._known |= {
             "AWS::StackName": stack_name,
-            "AWS::StackId": f"arn:{partition}:cloudformation:{region}:{account_id}:stack/{stack_name}/local",
+            "AWS::StackId": f"arn:{self.partition}:cloudformation:{region}:{account_id}:stack/{stack_name}/local",
             "AWS::Region": region,
             "AWS::AccountId": account_id,
-            "AWS::Partition": partition,
+            "AWS::Partition": self.partition,
             "AWS::URLSuffix": URL_SUFFIX,
             "AWS::NotificationARNs": [],
             "AWS::NoValue": _NO_VALUE,
@@ -368,6 +369,14 @@ class Resolver:
         return _SUB.sub(put, text)
 
 
+def _partition(region: str) -> str:
+    try:
+        found: str = boto3.Session().get_partition_for_region(region)
+    except UnknownRegionError as error:
+        raise TemplateError(f"{region!r} is no region of AWS") from error
+    return found
+
+
 def _function(value: Any) -> tuple[str, Any] | None:
     """The function that a value calls. `Condition` counts only inside conditions: policies have a key of that name."""
     if isinstance(value, dict) and len(value) == 1:
@@ -483,6 +492,7 @@ def deploy(
         stack_name=stack_name,
         region=region,
         account_id=account_id,
+        partition=resolver.partition,
     )
     bodies = {
         logical_id: body
