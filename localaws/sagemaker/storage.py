@@ -1,6 +1,7 @@
 """What jobs and endpoints fetch from S3 and put there, and what of that is refused."""
 
 import contextlib
+import gzip
 import json
 import os.path
 import shutil
@@ -29,6 +30,7 @@ MANIFEST_LIMIT = 64 * 1024**2
 MODEL_BYTES = 16 * GIB
 MODEL_FILES = 10_000
 _CHUNK = 1024**2
+_READ = 4 * _CHUNK
 _DOWNLOADS = 4
 
 
@@ -229,10 +231,23 @@ def fetch_model(s3: "S3Client", uri: str, folder: Path, *, most_bytes: int = MOD
             ) from error
         packed.seek(0)
         try:
-            with tarfile.open(fileobj=packed, mode="r:gz") as archive:
+            with _Gunzip(fileobj=packed, mode="rb") as plain, tarfile.open(fileobj=plain, mode="r:") as archive:
                 _unpack(archive, folder, uri, most_bytes)
+                # What follows the archive's end is padding; reading it makes gzip compare length and checksum.
+                for _ in range(most_bytes // _CHUNK + 1):
+                    if not plain.read(_CHUNK):
+                        break
         except (tarfile.TarError, zlib.error, EOFError, OSError) as error:  # gzip raises any of the last three
             raise Failure(f"ClientError: {uri} can't be unpacked as a .tar.gz: {error}") from error
+
+
+class _Gunzip(gzip.GzipFile):
+    """Refuses a read that no file's content causes: tarfile reads a header's extension, however long, at once."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= _READ:
+            raise tarfile.ReadError("a header is too long")
+        return super().read(size)
 
 
 def _unpack(archive: tarfile.TarFile, folder: Path, uri: str, most_bytes: int) -> None:

@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from localaws.sagemaker import shapes
 from localaws.sagemaker.app import SageMaker
 from localaws.sagemaker.programs import Programs
 
@@ -61,6 +62,22 @@ class Events:
             return next(event for event in self.of(name) if wanted(event["detail"]))
 
 
+def judged(name: str, operation: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The operation, whose every answer must fit botocore's shape: clients would quietly drop what it doesn't know."""
+    shape = shapes.operation(name).output_shape
+
+    def call(region: str, request: dict[str, Any]) -> dict[str, Any]:
+        answer = operation(region, request)
+        problems: list[str] = []
+        known = shapes._walk(shape, answer, "", problems) if shape else {}
+        assert known == answer, f"{name} answers members that it doesn't have"
+        # SageMaker's model requires ModelArtifacts even of a job that has none yet.
+        assert [problem for problem in problems if "'modelArtifacts'" not in problem] == []
+        return answer
+
+    return call
+
+
 class Cloud:
     def __init__(self, work_folder: Path) -> None:
         self.events = Events()
@@ -81,6 +98,8 @@ class Cloud:
             programs=Programs(self.command, self.metrics),
             work_folder=work_folder,
         )
+        for name, operation in self.sagemaker.operations.items():
+            self.sagemaker.operations[name] = judged(name, operation)
         self.api: Any = self.client("sagemaker")
         self.runtime: Any = self.client("sagemaker-runtime")
         self.s3: Any = self.client("s3")
@@ -166,7 +185,7 @@ class Cloud:
 
     def delete(self, name: str) -> None:
         self.api.delete_endpoint(EndpointName=name)
-        self.events.wait(name, lambda detail: detail["EndpointStatus"] == "DELETED")
+        self.events.wait(name, lambda detail: detail.get("EndpointStatus") == "DELETED")
 
     def log(self, group: str, prefix: str) -> list[str]:
         """The lines of the one stream whose name begins so; none if it isn't there yet."""
@@ -605,7 +624,7 @@ class TestEndpoints:
             assert gate.reached(5, "creating")
             assert cloud.api.describe_endpoint(EndpointName="creating")["EndpointStatus"] == "Deleting"
             refused(cloud.api.delete_endpoint, EndpointName="creating")
-        cloud.events.wait("creating", lambda detail: detail["EndpointStatus"] == "DELETED")
+        cloud.events.wait("creating", lambda detail: detail.get("EndpointStatus") == "DELETED")
 
     @pytest.mark.parametrize(
         ("name", "image", "behave", "data", "reason"),
