@@ -29,6 +29,7 @@ from botocore.config import Config
 from localaws import lambdas, stepfunctions
 from localaws.clock import Clock
 from localaws.lambdas import Lambdas, LogEvents
+from localaws.stacks import Stacks
 
 if TYPE_CHECKING:
     from localaws.events import Dispatcher
@@ -75,6 +76,12 @@ class Cloud:
         self.account_id = ACCOUNT_ID
         self._rules = rules
         self._programs = programs
+        # One session for all clients: each would parse the endpoints of all AWS again.
+        self._session = boto3.Session(
+            aws_access_key_id="local",
+            aws_secret_access_key="local",  # noqa: S106  # made up: any credentials do
+            region_name=region,
+        )
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
         self._stop = contextlib.ExitStack()
@@ -133,6 +140,7 @@ class Cloud:
         _empty_moto()
 
         self.clock = Clock()
+        self._stacks = Stacks(region=self.region, account_id=self.account_id)
         self.hooks = Hooks()
         self.lambdas = Lambdas(
             endpoint_url=self.endpoint_url,
@@ -170,6 +178,8 @@ class Cloud:
             elif service == "awslambda":
                 lambdas.install()
                 lambdas.connect(self.lambdas)
+            elif service == "cloudformation":
+                self._stacks.serve()
 
         stop.callback(lambdas.connect, None)
         stop_executions = stop.enter_context(contextlib.ExitStack())
@@ -209,12 +219,7 @@ class Cloud:
         with self._clients_lock:
             found = self._clients.get(service)
             if found is None:
-                session = boto3.Session(
-                    aws_access_key_id="local",
-                    aws_secret_access_key="local",  # noqa: S106  # made up: any credentials do
-                    region_name=self.region,
-                )
-                make: Any = session.client  # its stubs have an overload for each service, and this takes any
+                make: Any = self._session.client  # its stubs have an overload for each service, and this takes any
                 found = make(
                     service,
                     endpoint_url=self.endpoint_url,
@@ -244,7 +249,7 @@ class Cloud:
 
         self.lambdas.prewarming = prewarm
         try:
-            return deploy(
+            stack = deploy(
                 template_path,
                 stack_name=stack_name,
                 parameters=dict(parameters or {}),
@@ -255,6 +260,8 @@ class Cloud:
             )
         finally:
             self.lambdas.prewarming = False
+        self._stacks.add(stack)
+        return stack
 
     def _deliver(self, arn: str, body: str, attributes: dict[str, str]) -> None:
         """Take a function's failed event to where the function wants it."""

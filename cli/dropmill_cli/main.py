@@ -1,0 +1,393 @@
+"""The `dropmill` command. Each command is thin; what takes time to import is imported by the command that needs it."""
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dropmill_cli.errors import CommandError
+from dropmill_cli.stack import LOCAL_REGION, LOCAL_STACK, Place, Stack
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from dropmill_cli.runs import RunDocument
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+RUN_FAILED = 1
+INTERRUPTED = 130
+TERMINATED = 143
+
+_CONTEXT = {"max_content_width": 100, "help_option_names": ["-h", "--help"]}
+
+
+class Commands(click.Group):
+    """Turns what a user can mend into a message and an exit code; a traceback stays for our own mistakes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            ctx.exit(INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            message = _plain(error)
+            if message is None:
+                raise
+            raise CommandError(message) from None
+
+
+def _plain(error: Exception) -> str | None:
+    """What AWS or the network said, in one line; None for an error that is our own mistake."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from dropmill.errors import DropmillError
+
+    if isinstance(error, DropmillError):
+        return str(error)
+    if isinstance(error, ClientError):
+        answer = error.response["Error"]
+        return f"AWS refused {error.operation_name}: {answer.get('Code', '')}: {answer.get('Message', '')}"
+    if isinstance(error, BotoCoreError):
+        return f"AWS can't be asked: {error}"
+    return None
+
+
+@click.group(cls=Commands, context_settings=_CONTEXT)
+@click.version_option(package_name="dropmill")
+def main() -> None:
+    """Drop a dataset into S3; get a trained, evaluated model, and nothing billable left running.
+
+    \b
+    dropmill demo                                  a whole run on this machine: no account, no Docker
+    dropmill up                                    an embedded cloud, for the commands below
+    dropmill drop points.csv --recipe kmeans --wait
+    dropmill runs
+    dropmill show RUN
+    dropmill rerun RUN --wait
+
+    The last four speak to the embedded cloud at http://127.0.0.1:4566 or AWS_ENDPOINT_URL, and to AWS when another
+    stack is named with --stack or DROPMILL_STACK.
+
+    Exit codes: 0 done, 1 the run failed, 2 the command could not be carried out, 130 stopped by Ctrl-C.
+    """
+
+
+def somewhere(command: CommandT) -> CommandT:
+    """Options that say which cloud; the command gets them as `place`."""
+    import functools
+
+    @functools.wraps(command)
+    def with_place(stack: str, endpoint_url: str | None, region: str | None, **arguments: Any) -> Any:
+        return command(place=Place(stack, endpoint_url, region), **arguments)
+
+    options = (
+        click.option(
+            "--stack",
+            envvar="DROPMILL_STACK",
+            default=LOCAL_STACK,
+            show_default=True,
+            metavar="NAME",
+            help="The deployed stack.  [env: DROPMILL_STACK]",
+        ),
+        click.option("--endpoint-url", metavar="URL", help="Where an embedded cloud answers.  [env: AWS_ENDPOINT_URL]"),
+        click.option("--region", metavar="REGION", help="The stack's region.  [env: AWS_REGION]"),
+    )
+    wrapped: Any = with_place
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    placed: CommandT = wrapped
+    return placed
+
+
+as_json = click.option("--json", "json_", is_flag=True, help="Print one JSON document on standard output.")
+report_folder = click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("reports"),
+    show_default=True,
+    metavar="DIR",
+    help="The report is copied to DIR/<run>/report.html.",
+)
+
+
+def recipe_option(**how: Any) -> Callable[[CommandT], CommandT]:
+    return click.option("--recipe", metavar="FILE-OR-NAME", help="A recipe's name, or its YAML file.", **how)
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", default=4566, show_default=True, type=click.IntRange(0, 65535), help="0: any free port.")
+@click.option("--region", default=LOCAL_REGION, show_default=True, help="The region that the stack is deployed to.")
+@click.option("--no-rules", is_flag=True, help="Serve without event rules, to invoke functions by hand.")
+def up(host: str, port: int, region: str, no_rules: bool) -> None:
+    """Start an embedded cloud with Dropmill deployed; it runs until Ctrl-C or SIGTERM, and keeps nothing.
+
+    Prints `ready URL` when it serves. Any AWS client works with AWS_ENDPOINT_URL=URL and any credentials.
+
+    \b
+    Examples:
+      dropmill up
+      dropmill up --port 5000 --region eu-west-1
+      dropmill up --no-rules
+    """
+    import threading
+
+    from dropmill_cli.embedded import embedded_cloud
+
+    over = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        over.set()
+
+    # Until it serves, a signal ends the start; from then on it is the way to end.
+    _end_on_signals()
+    if host not in {"127.0.0.1", "::1", "localhost"}:
+        click.echo(f"warning: whoever can reach {host} can run code here; the embedded cloud has no login", err=True)
+    with embedded_cloud(host, port, region, rules=not no_rules) as (cloud, stack):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, end)
+        click.echo(f"ready {cloud.endpoint_url}")
+        sys.stdout.flush()
+        click.echo(f"drop datasets under s3://{stack.drop_bucket}/drops/<recipe>/; Ctrl-C ends it", err=True)
+        over.wait()
+
+
+@main.command()
+@click.option("--dataset", type=click.Path(path_type=Path), metavar="FILE", help="Default: scikit-learn's digits.")
+@click.option(
+    "--recipe", default="linear-learner", show_default=True, metavar="FILE-OR-NAME", help="What to make of it."
+)
+@report_folder
+@as_json
+def demo(dataset: Path | None, recipe: str, output: Path, json_: bool) -> None:
+    """A whole run in an embedded cloud of its own: drop, convert, train, serve, judge, take down.
+
+    \b
+    Examples:
+      dropmill demo
+      dropmill demo --dataset points.csv --recipe kmeans
+      dropmill demo --dataset mnist.pkl.gz --recipe zeros.yaml --json
+    """
+    import tempfile
+
+    from dropmill_cli import drops
+    from dropmill_cli.embedded import embedded_cloud
+    from dropmill_cli.samples import write_digits
+
+    choice = drops.choose_recipe(recipe)
+    if dataset is not None:
+        drops.check_file(dataset, choice.name)
+    _end_on_signals()
+    _say("starting an embedded cloud", json_)
+    with tempfile.TemporaryDirectory(prefix="dropmill-") as folder, embedded_cloud() as (_, stack):
+        file = dataset or write_digits(Path(folder))
+        document = _drop_and_wait(stack, file, choice, output, json_)
+    _end_with(document)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@recipe_option(required=True)
+@click.option("--wait", is_flag=True, help="Follow the run to its end.")
+@report_folder
+@somewhere
+@as_json
+def drop(place: Place, file: Path, recipe: str, wait: bool, output: Path, json_: bool) -> None:
+    """Drop FILE, which starts a run. A recipe file is uploaded first, as recipes/<its name>.
+
+    The names of the built-in algorithms, linear-learner and kmeans, are recipes as they stand.
+
+    \b
+    Examples:
+      dropmill drop points.csv --recipe kmeans
+      dropmill drop mnist.pkl.gz --recipe zeros.yaml --wait
+      dropmill drop points.csv --recipe kmeans --stack dropmill --region eu-west-1
+    """
+    from dropmill_cli import drops
+    from dropmill_cli.stack import connect
+
+    choice = drops.choose_recipe(recipe)
+    drops.check_file(file, choice.name)
+    stack = connect(place)
+    if wait:
+        _end_with(_drop_and_wait(stack, file, choice, output, json_))
+        return
+    dropped = drops.drop(stack, file, choice)
+    if json_:
+        _print_json(
+            {"run_id": dropped.run_id, "recipe": dropped.recipe, "drop": dropped.uri, "version_id": dropped.version_id}
+        )
+    else:
+        click.echo(f"dropped {dropped.uri}\nrun {dropped.run_id}; follow it with: dropmill show {dropped.run_id}")
+
+
+@main.command()
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many.")
+@somewhere
+@as_json
+def runs(place: Place, limit: int, json_: bool) -> None:
+    """List the latest runs, newest first.
+
+    \b
+    Examples:
+      dropmill runs
+      dropmill runs --limit 100 --json
+    """
+    from dropmill_cli import runs as all_runs
+    from dropmill_cli.stack import connect
+
+    connect(place)
+    lines = all_runs.list_runs(limit)
+    if json_:
+        _print_json([line.model_dump(mode="json") for line in lines])
+        return
+    from dropmill_cli import show as pages
+
+    if not lines:
+        click.echo("no runs yet; start one with: dropmill drop FILE --recipe NAME")
+        return
+    pages.console().print(pages.runs_table(lines))
+
+
+@main.command()
+@click.argument("run_id", metavar="RUN")
+@somewhere
+@as_json
+def show(place: Place, run_id: str, json_: bool) -> None:
+    """Show RUN: its states, metrics, leases, and the whole reason if it failed.
+
+    \b
+    Examples:
+      dropmill show kmeans-0123456789ab
+      dropmill show kmeans-0123456789ab --json
+    """
+    from dropmill_cli import runs as all_runs
+    from dropmill_cli import watch
+    from dropmill_cli.stack import connect
+
+    all_runs.check_run_id(run_id)
+    run = all_runs.find_run(connect(place), run_id)
+    document = all_runs.describe(run)
+    if json_:
+        _print_json(document.model_dump(mode="json"))
+        return
+    from dropmill_cli import show as pages
+
+    out = pages.console()
+    for piece in pages.run_page(document, all_runs.read_metrics(run_id), watch.look(run.execution_arn)):
+        out.print(piece)
+
+
+@main.command()
+@click.argument("run_id", metavar="RUN")
+@click.option("--wait", is_flag=True, help="Follow the new run to its end.")
+@report_folder
+@somewhere
+@as_json
+def rerun(place: Place, run_id: str, wait: bool, output: Path, json_: bool) -> None:
+    """Run RUN again: the same versions of drop and recipe, as a new run RUN-2, RUN-3, ...
+
+    \b
+    Examples:
+      dropmill rerun kmeans-0123456789ab
+      dropmill rerun kmeans-0123456789ab --wait
+    """
+    from dropmill_cli import runs as all_runs
+    from dropmill_cli import watch
+    from dropmill_cli.stack import connect
+
+    all_runs.check_run_id(run_id)
+    stack = connect(place)
+    run = all_runs.find_run(stack, run_id)
+    started = watch.now()
+    name = all_runs.rerun(stack, run)
+    if wait:
+        _say(f"run {name}", json_)
+        _end_with(_wait(stack, name, started, output, json_))
+    elif json_:
+        _print_json({"run_id": name, "rerun_of": run_id})
+    else:
+        click.echo(f"run {name}; follow it with: dropmill show {name}")
+
+
+def _drop_and_wait(stack: Stack, file: Path, choice: Any, output: Path, json_: bool) -> "RunDocument":
+    from dropmill_cli import drops, watch
+
+    started = watch.now()
+    dropped = drops.drop(stack, file, choice)
+    _say(f"dropped {dropped.uri} ({dropped.size:,} bytes)\nrun {dropped.run_id}", json_)
+    return _wait(stack, dropped.run_id, started, output, json_)
+
+
+def _wait(stack: Stack, run_id: str, started: "datetime", output: Path, json_: bool) -> "RunDocument":
+    """Follow a run to its end, fetch its report, and print how it went."""
+    from dropmill.runs import execution_arn
+    from dropmill_cli import runs as all_runs
+    from dropmill_cli import show as pages
+    from dropmill_cli import watch
+
+    screen = pages.Screen(pages.console(sys.stderr if json_ else sys.stdout), started)
+    try:
+        with screen.shown():
+            progress = watch.follow(
+                execution_arn(stack.state_machine_arn, run_id), screen.show, pause=0.2 if stack.embedded else 2
+            )
+        if not all_runs.wait_for_record(run_id):
+            _say("the run's record or a lease is not closed yet; the sweeper finishes it within minutes", json_)
+    except KeyboardInterrupt:
+        _say(f"run {run_id} goes on; `dropmill show {run_id}` shows it as long as its cloud is up", json_)
+        raise
+    document = all_runs.describe(all_runs.find_run(stack, run_id))
+    report = all_runs.save_report(run_id, output)
+    document = document.model_copy(
+        update={
+            "status": progress.status,
+            "seconds": round(((progress.ended or watch.now()) - started).total_seconds(), 2),
+            "report": str(report) if report else None,
+        }
+    )
+    if json_:
+        _print_json(document.model_dump(mode="json"))
+    else:
+        out = pages.console()
+        for piece in pages.results(document, all_runs.read_metrics(run_id)):
+            out.print(piece, soft_wrap=True)
+    return document
+
+
+def _end_with(document: "RunDocument") -> None:
+    if document.status.value != "SUCCEEDED":
+        click.get_current_context().exit(RUN_FAILED)
+
+
+def _end_on_signals() -> None:
+    """Let SIGTERM and a closed terminal end the command as Ctrl-C does, so that what it started is ended too."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+
+
+def _say(text: str, json_: bool) -> None:
+    """A line on how it goes; with --json standard output belongs to the document."""
+    click.echo(text, err=json_)
+
+
+def _print_json(document: Any) -> None:
+    import json
+
+    click.echo(json.dumps(document, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""What commands print for people: states, metrics, confusion matrix, clusters, leases."""
+
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, TextIO
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dropmill.contracts import LeaseRecord, Metrics, RunStatus
+from dropmill_cli.runs import RunDocument, RunLine
+from dropmill_cli.watch import Progress, State, now
+
+CONFUSION_CLASSES_MAX = 20
+MISTAKES_SHOWN = 10
+_HEADLINES = ("f1", "accuracy", "purity", "rmse", "msd")
+_PLAIN_WIDTH = 160
+
+
+def clean(text: str) -> str:
+    """Text from data, made harmless: what would steer a terminal (escape sequences, directions) becomes U+FFFD."""
+    return "".join(
+        "\ufffd" if unicodedata.category(letter) in {"Cc", "Cf"} and letter not in "\n\t" else letter for letter in text
+    )
+
+
+def console(file: TextIO | None = None) -> Console:
+    """A console that takes no markup; where output goes to no terminal, tables are not folded to its width."""
+    target = file or sys.stdout
+    width = None if target.isatty() else _PLAIN_WIDTH
+    return Console(file=target, width=width, markup=False, highlight=False, emoji=False)
+
+
+def seconds_text(seconds: float) -> str:
+    """`4.2 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 100:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def number_text(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 10_000 else f"{value:.6g}"
+
+
+def headline(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {number_text(metrics[name])}" for name in _HEADLINES if name in metrics)
+
+
+class Screen:
+    """Shows an execution's progress: on a terminal one table kept up to date, else a line for each begin and end."""
+
+    def __init__(self, to: Console, started: datetime) -> None:
+        self._console = to
+        self._started = started
+        self._live: Any = None
+        self._progress: Progress | None = None
+        self._begun = 0
+        self._ended: set[int] = set()
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Keep the table on the terminal while the block runs."""
+        if not self._console.is_terminal:
+            yield
+            return
+        from rich.live import Live
+
+        with Live(console=self._console, get_renderable=self._render, refresh_per_second=8) as live:
+            self._live = live
+            yield
+
+    def show(self, progress: Progress) -> None:
+        self._progress = progress
+        if self._live is None:
+            self._print_news(progress)
+
+    def _render(self) -> RenderableType:
+        moment = (self._progress and self._progress.ended) or now()
+        table = states_table(self._progress.states if self._progress else [], self._progress, moment)
+        table.caption = f"{seconds_text(max(0.0, (moment - self._started).total_seconds()))} since the drop"
+        table.caption_justify = "left"
+        return table
+
+    def _print_news(self, progress: Progress) -> None:
+        over = progress.status is not RunStatus.RUNNING
+        for index, state in enumerate(progress.states):
+            if index >= self._begun:
+                self._begun = index + 1
+                self._line(state.entered, f"{state.name} ...")
+            if index not in self._ended and (state.exited is not None or over):
+                self._ended.add(index)
+                moment = state.exited or progress.ended or now()
+                note = _note(state, progress)
+                self._line(
+                    moment, f"{state.name}: {seconds_text(state.seconds(moment))}" + (f" ({note})" if note else "")
+                )
+
+    def _line(self, moment: datetime, text: str) -> None:
+        elapsed = max(0.0, (moment - self._started).total_seconds())
+        self._console.print(Text(f"{elapsed:7.1f} s  {clean(text)}"), soft_wrap=True)
+
+
+def _note(state: State, progress: Progress | None) -> str:
+    if state.exited is None and progress is not None and progress.status is not RunStatus.RUNNING:
+        return progress.status.value.lower().replace("_", " ")
+    items = f"{state.done} of {state.items}" if state.items is not None and state.items != 1 else ""
+    trouble = f"tried again after {state.trouble}" if state.trouble else ""
+    return ", ".join(filter(None, (items, trouble)))
+
+
+def states_table(states: Sequence[State], progress: Progress | None, moment: datetime) -> Table:
+    table = _table("State", ">Time", "")
+    for state in states:
+        over = progress is not None and progress.status is not RunStatus.RUNNING
+        style = "green" if state.exited else "red" if over else "yellow"
+        table.add_row(
+            Text(clean(state.name), style),
+            Text(seconds_text(state.seconds(moment))),
+            Text(clean(_note(state, progress))),
+        )
+    return table
+
+
+def run_page(
+    document: RunDocument, metrics: Metrics | None, progress: Progress | None = None
+) -> Iterator[RenderableType]:
+    """Everything about a run, piece by piece."""
+    yield run_facts(document)
+    if progress is not None and progress.states:
+        yield Text()
+        yield states_table(progress.states, progress, progress.ended or now())
+    yield from results(document, metrics)
+    if document.leases:
+        yield Text()
+        yield leases_table(document.leases)
+        yield from (Text(f"Log of {lease.name}: {lease.log}") for lease in document.leases if lease.log)
+
+
+def run_facts(document: RunDocument) -> Table:
+    table = Table.grid(padding=(0, 2))
+    facts = {
+        "Run": document.run_id,
+        "Status": document.status.value + (f" after {seconds_text(document.seconds)}" if document.seconds else ""),
+        "Recipe": document.recipe + (f" ({document.algorithm})" if document.algorithm else ""),
+        "Dropped": document.drop + (f" (version {document.version_id})" if document.version_id else ""),
+        "Started": document.started_at.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
+    }
+    for name, value in facts.items():
+        table.add_row(Text(name, "bold"), Text(clean(value)))
+    return table
+
+
+def results(document: RunDocument, metrics: Metrics | None) -> Iterator[RenderableType]:
+    """How the run went: metrics and what they rest on, the whole reason of a failure, the report, the open leases."""
+    shown = metrics.metrics if metrics else document.metrics
+    if shown:
+        yield Text()
+        yield metrics_table(shown, metrics)
+    if metrics is not None and metrics.confusion:
+        yield Text()
+        yield from confusion_table(metrics)
+    if metrics is not None and metrics.clusters:
+        yield Text()
+        yield clusters_table(metrics.clusters)
+    if document.error or document.cause:
+        yield Text()
+        yield Text(f"{clean(document.error or document.status.value)}:", "bold red")
+        yield Text(clean(document.cause or "no reason was given"))
+    elif document.status not in {RunStatus.RUNNING, RunStatus.SUCCEEDED}:
+        yield Text()
+        yield Text(f"The run was {document.status.value.lower().replace('_', ' ')}.", "bold red")
+    yield Text()
+    if document.report:
+        yield Text(f"Report: {clean(document.report)}")
+    yield Text(f"Open leases: {document.open_leases}", "" if document.open_leases == 0 else "yellow")
+
+
+def metrics_table(values: dict[str, float], metrics: Metrics | None) -> Table:
+    table = _table("Metric", ">Value")
+    for name, value in values.items():
+        table.add_row(Text(clean(name)), Text(number_text(value)))
+    if metrics is not None:
+        sample = f" (a sample of {metrics.sampled_from:,})" if metrics.sampled_from else ""
+        table.caption = f"on {metrics.rows:,} held-out rows{sample}"
+        table.caption_justify = "left"
+    return table
+
+
+def confusion_table(metrics: Metrics) -> Iterator[RenderableType]:
+    """The confusion matrix; of many classes only the commonest mistakes."""
+    counts = metrics.confusion or []
+    names = [clean(name) for name in metrics.classes] or [str(index) for index in range(len(counts))]
+    if len(counts) <= CONFUSION_CLASSES_MAX:
+        table = _table("actual \\ predicted", *(f">{name}" for name in names))
+        for row, name in enumerate(names):
+            cells = [
+                Text(f"{count:,}", "bold green" if row == column else "" if count else "dim")
+                for column, count in enumerate(counts[row])
+            ]
+            table.add_row(Text(name), *cells)
+        yield table
+        return
+    mistakes = sorted(
+        ((count, row, column) for row, line in enumerate(counts) for column, count in enumerate(line) if row != column),
+        reverse=True,
+    )[:MISTAKES_SHOWN]
+    table = _table("Actual", "Predicted", ">Rows")
+    for count, row, column in mistakes:
+        if count:
+            table.add_row(Text(names[row]), Text(names[column]), Text(f"{count:,}"))
+    table.caption = f"the commonest mistakes among {len(counts)} classes; the report has the whole matrix"
+    table.caption_justify = "left"
+    yield table
+
+
+def clusters_table(clusters: list[dict[str, Any]]) -> Table:
+    labelled = any(cluster.get("label") is not None for cluster in clusters)
+    table = _table(">Cluster", ">Rows", ">Mean distance", *(["Commonest label", ">Share"] if labelled else []))
+    for cluster in clusters:
+        distance, share = cluster.get("mean_distance"), cluster.get("share")
+        cells = [
+            str(cluster.get("cluster", "")),
+            f"{cluster.get('rows', 0):,}",
+            "" if distance is None else number_text(distance),
+        ]
+        if labelled:
+            label = cluster.get("label")
+            cells += ["" if label is None else str(label), "" if share is None else f"{share:.1%}"]
+        table.add_row(*(Text(clean(cell)) for cell in cells))
+    return table
+
+
+def leases_table(leases: Sequence[LeaseRecord]) -> Table:
+    table = _table("Lease", "Name", "State", ">Attempt", ">Billable")
+    for lease in leases:
+        style = "green" if lease.state == "closed" else "yellow"
+        billable = "" if lease.billable_seconds is None else f"{lease.billable_seconds} s"
+        table.add_row(lease.kind, Text(clean(lease.name)), Text(lease.state, style), str(lease.attempt), billable)
+    return table
+
+
+def runs_table(lines: Sequence[RunLine]) -> Table:
+    table = _table("Run", "Status", "Started", ">Time", "Metrics", ">Open leases")
+    styles = {RunStatus.SUCCEEDED: "green", RunStatus.RUNNING: "yellow"}
+    for line in lines:
+        table.add_row(
+            Text(line.run_id),
+            Text(line.status.value, styles.get(line.status, "red")),
+            line.started_at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+            "" if line.seconds is None else seconds_text(line.seconds),
+            Text(clean(line.error or headline(line.metrics))),
+            str(line.open_leases),
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    """A plain table; a column whose title begins with `>` is right-aligned."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for title in columns:
+        right = title.startswith(">")
+        table.add_column(Text(title.removeprefix(">")), justify="right" if right else "left", no_wrap=True)
+    return table
