@@ -34,7 +34,7 @@ from dropmill.recipe import DataOptions
 
 MAX_ROW_BYTES = 32 << 20
 
-_PIECE_BYTES = 8 << 20
+_PIECE_BYTES = 4 << 20
 _BOM = b"\xef\xbb\xbf"
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NOT_A_NUMBER = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
@@ -88,6 +88,7 @@ def look(stream: Readable, file_name: str, options: DataOptions, *, gzipped: boo
     seen: list[_Piece] = []
     rows = (row for piece in _noted(pieces, seen) for row in piece.rows(file_name))
     first, second = next(rows, None), next(rows, None)
+    rows.close()
     if first is None:
         refuse(file_name, "the file is empty")
     header = _has_header(first[1], None if second is None else second[1], options.header)
