@@ -180,7 +180,7 @@ class ShardReport(Contract):
     rows: int = Field(ge=0)
     files: dict[Part, list[PartFile]]
     label_counts: dict[Part, dict[str, int]] = Field(
-        default_factory=dict, description="Rows by label as written (`repr` of the float); empty for regression"
+        default_factory=dict, description="Rows by target label (`repr` of its float); empty for regression"
     )
     problems: list[Problem] = Field(default_factory=list, max_length=10)
 
