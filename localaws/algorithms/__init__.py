@@ -19,5 +19,7 @@ Action = Literal["train", "serve"]
 def command(repository: str, action: Action) -> list[str]:
     """The command line of the program for an image's repository, such as `kmeans`. Raises UnknownAlgorithm."""
     if all(algorithm.repository != repository for algorithm in ALGORITHMS.values()):
-        raise UnknownAlgorithm(f"there is no program for the image {repository[:80]!r}; there are {', '.join(ALGORITHMS)}")
+        raise UnknownAlgorithm(
+            f"there is no program for the image {repository[:80]!r}; there are {', '.join(ALGORITHMS)}"
+        )
     return [sys.executable, "-m", "localaws.algorithms", action, repository]

@@ -6,7 +6,9 @@ import sys
 from dropmill.algorithms import ALGORITHMS
 
 USAGE = f"usage: python -m localaws.algorithms train|serve {'|'.join(ALGORITHMS)}"
-TRAINING_THREADS = 4
+# scikit-learn's OpenMP loops stand a busy machine; OpenBLAS's threads wait for each other by spinning, and on a machine
+# whose cores are taken a small matrix product then takes ten times as long as with one thread.
+OPENMP_THREADS = 2
 
 
 def main(arguments: list[str]) -> int:
@@ -14,10 +16,9 @@ def main(arguments: list[str]) -> int:
         print(USAGE, file=sys.stderr)
         return 2
     action, name = arguments
-    # Before numpy is imported, because OpenBLAS reads it once. Serving answers small requests, often several at a time.
-    threads = 1 if action == "serve" else min(TRAINING_THREADS, os.cpu_count() or 1)
-    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, str(threads))
+    # Before numpy is imported, because the libraries read these once.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", str(min(OPENMP_THREADS, os.cpu_count() or 1)))
 
     from localaws.algorithms.programs import serve, train
 

@@ -23,7 +23,7 @@ class KMeansModel:
 
     @property
     def feature_dim(self) -> int:
-        return self.centers.shape[1]
+        return int(self.centers.shape[1])
 
     def predict(self, features: FloatArray) -> dict[str, FloatArray]:
         clusters, squared = closest(features, self.centers)

@@ -107,7 +107,8 @@ def train(values: Mapping[str, Any], rows: Mapping[str, Rows | None], reporter: 
 
     loss = losses.build(_loss_name(values), values, scaling.label_unit)
     trainer = Trainer(values, loss, scaled["train"], scaled.get("validation"), reporter, scaling.label_unit)
-    trainer.run()
+    with np.errstate(over="ignore", invalid="ignore"):  # a model whose rate is too high diverges, and is not chosen
+        trainer.run()
     best = _select(trainer, values)
 
     parameters = trainer.parameters(best.number)
@@ -265,7 +266,7 @@ class Trainer:
     def run(self) -> None:
         """Train until the last epoch, or until no model has got better for some."""
         values = self.values
-        best, since = math.inf, 0
+        since = 0
         started = time.perf_counter()
         optimizer = _Optimizer(values, self._current, self.configurations, self.outputs)
         batches = -(-len(self.rows.features) // values["mini_batch_size"])
@@ -275,17 +276,19 @@ class Trainer:
             trained = self._epoch(optimizer, batches, schedule)
             judged = self._losses(self._average, self.judge)
             better = judged < self.best_losses
+            # Any model counts: slow learners may still overtake the leader. The first epoch has nothing to compare to.
+            needed = values["early_stopping_tolerance"] * np.abs(self.best_losses)
+            progressed = epoch == 0 or bool((self.best_losses - judged > needed).any())
             self.best_losses[better] = judged[better]
             self._best[:, np.repeat(better, self.outputs)] = self._average[:, np.repeat(better, self.outputs)]
 
             leader = int(np.argmin(np.where(np.isnan(judged), np.inf, judged)))
             self._report_epoch(epoch, float(trained[leader]), float(judged[leader]), leader, clock)
-            lowest = float(self.best_losses.min())
-            if not math.isfinite(lowest):
+            if not np.isfinite(self.best_losses).any():
                 raise UserError("no model has a finite loss after an epoch: lower learning_rate, or scale the data")
-            if lowest < best - values["early_stopping_tolerance"] * abs(best) or math.isinf(best):
+            if progressed:
                 log.info("Epoch %d: Loss improved. Updating best model", epoch)
-                best, since = lowest, 0
+                since = 0
             else:
                 since += 1
                 log.info("Epoch %d: Loss has not improved for %d epochs.", epoch, since)
@@ -352,9 +355,7 @@ class Trainer:
 
     def _report_epoch(self, epoch: int, trained: float, judged: float, model: int, clock: float) -> None:
         token = self.loss.token
-        self.reporter.metrics(
-            clock, time.time(), {f"train_{token}": trained * self._unit}, epoch=epoch, model=model
-        )
+        self.reporter.metrics(clock, time.time(), {f"train_{token}": trained * self._unit}, epoch=epoch, model=model)
         self.reporter.quality("train", token, trained * self._unit, goal="loss", epoch=epoch)
         if self.validated:
             self.reporter.quality("validation", token, judged * self._unit, goal="loss", epoch=epoch)

@@ -37,7 +37,7 @@ class LinearModel:
 
     @property
     def feature_dim(self) -> int:
-        return self.weights.shape[0]
+        return int(self.weights.shape[0])
 
     def predict(self, features: FloatArray) -> dict[str, FloatArray]:
         scores = to_scores(features @ self.weights + self.bias, self.loss)
@@ -49,18 +49,20 @@ class LinearModel:
 
 
 def to_scores(margins: FloatArray, loss: str) -> FloatArray:
-    """What a model answers for linear outputs [n, c]: probabilities with logistic and softmax loss, else the outputs."""
+    """What a model answers for linear outputs [n, c]: probabilities with logistic and softmax, else the outputs."""
     if loss == "logistic":
         return sigmoid(margins)
     if loss == "softmax_loss":
-        powers = np.exp(margins - margins.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        powers: FloatArray = np.exp(margins - margins.max(axis=1, keepdims=True))
+        powers /= powers.sum(axis=1, keepdims=True)
+        return powers
     return margins
 
 
 def sigmoid(margins: FloatArray) -> FloatArray:
     # Beyond +-60 the float32 result is 0 or 1 anyway, and exp would overflow.
-    return 1 / (1 + np.exp(-np.clip(margins, -60, 60)))
+    probability: FloatArray = np.float32(1) / (np.float32(1) + np.exp(-np.clip(margins, -60, 60)))
+    return probability
 
 
 def save(model: LinearModel, folder: Path) -> None:
@@ -88,7 +90,9 @@ def save(model: LinearModel, folder: Path) -> None:
 
 def _symbol(outputs: int) -> dict[str, Any]:
     """MXNet's graph of one fully connected layer named `out`, which an MXNet module loads the parameters into."""
-    nodes = [{"op": "null", "name": name, "inputs": []} for name in ("data", "fc0_weight", "fc0_bias")]
+    nodes: list[dict[str, Any]] = [
+        {"op": "null", "name": name, "inputs": []} for name in ("data", "fc0_weight", "fc0_bias")
+    ]
     layer = {
         "op": "FullyConnected",
         "name": "out",
@@ -114,7 +118,8 @@ def load(folder: Path) -> LinearModel:
             bias,
             float(additional["threshold"]),
         )
-        if weights.ndim != 2 or bias.shape != (weights.shape[1],) or not weights.size or not math.isfinite(model.threshold):
+        fits = weights.ndim == 2 and weights.size and bias.shape == (weights.shape[1],)
+        if not fits or not math.isfinite(model.threshold):
             raise ValueError("its parameters do not fit together")
     except (OSError, ValueError, KeyError, TypeError, RecursionError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(f"the model artifact {ARTIFACT} can't be read: {error}") from error

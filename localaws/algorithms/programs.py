@@ -13,7 +13,15 @@ from typing import Any, Protocol
 from dropmill.algorithms import Algorithm, InvalidHyperparameters, get
 from localaws.algorithms.channels import Rows, check_rows, read_channel
 from localaws.algorithms.serving import Answer, FloatArray, Server
-from localaws.algorithms.toolkit import ALGORITHM_ERROR, CUSTOMER_ERROR, Container, Reporter, UserError, log, start_logging
+from localaws.algorithms.toolkit import (
+    ALGORITHM_ERROR,
+    CUSTOMER_ERROR,
+    Container,
+    Reporter,
+    UserError,
+    log,
+    start_logging,
+)
 
 # Modules are imported when they are run: K-Means' training needs scikit-learn, which takes a second to import.
 _TRAINERS = {
@@ -108,7 +116,7 @@ def _guarded(container: Container, run: Callable[[], Any]) -> int:
         log.error("Customer Error: %s", error)
         container.fail(f"ClientError: {error}")
         return CUSTOMER_ERROR
-    except Exception as error:  # the last resort of a process: whatever it is must reach the failure file
+    except Exception as error:  # noqa: BLE001 -- the last resort of a process: whatever it is must be told
         log.error("Algorithm Error: %s", type(error).__name__)
         traceback.print_exc()
         container.fail(f"AlgorithmError: {type(error).__name__}: {error}")

@@ -23,7 +23,7 @@ BODY_BYTES_MAX = 100 * 1024 * 1024  # the most that a batch transform may be tol
 _SOCKET_SECONDS = 60
 
 
-class Refused(Exception):  # noqa: N818 -- an answer to the client, not a fault
+class Refused(Exception):
     """The request gets a 4xx with this text."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -260,7 +260,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, "text/plain", b"there are GET /ping and POST /invocations")
             return
         try:
-            kind, answer = self.server.answer(body, self.headers.get("Content-Type", ""), self.headers.get("Accept", ""))
+            content_type, accept = (self.headers.get(name, "") for name in ("Content-Type", "Accept"))
+            kind, answer = self.server.answer(body, content_type, accept)
         except Refused as error:
             self._send(error.status, "text/plain", str(error).encode())
         except Exception as error:  # noqa: BLE001 -- one request must not take the server with it

@@ -28,7 +28,7 @@ __all__ = [
 ALGORITHMS = {algorithm.name: algorithm for algorithm in (KMEANS, LINEAR_LEARNER)}
 
 
-class UnknownAlgorithm(LookupError):  # noqa: N818 -- named as the other errors a user meets
+class UnknownAlgorithm(LookupError):
     """There is no built-in algorithm of this name."""
 
 

@@ -22,7 +22,7 @@ _REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _SHOWN = 80
 
 
-class InvalidHyperparameters(ValueError):  # noqa: N818 -- named as the other errors a user meets: what is invalid
+class InvalidHyperparameters(ValueError):
     """A hyperparameter is missing, unknown or out of its range. `names` are those to look at."""
 
     def __init__(self, message: str, names: Collection[str] = ()) -> None:

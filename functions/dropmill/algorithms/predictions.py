@@ -12,7 +12,7 @@ RECORDIO = "application/x-recordio-protobuf"
 CSV = "text/csv"
 
 
-class InvalidPredictions(ValueError):  # noqa: N818 -- named as the other errors a user meets
+class InvalidPredictions(ValueError):
     """An answer that does not have the documented shape."""
 
 

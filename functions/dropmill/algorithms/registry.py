@@ -48,7 +48,7 @@ _SUFFIXES = {
 }
 
 
-class UnsupportedRegion(LookupError):  # noqa: N818 -- named as the other errors a user meets
+class UnsupportedRegion(LookupError):
     """SageMaker has no built-in algorithms in the region."""
 
 
