@@ -272,7 +272,7 @@ class Cloud:
             self.client("sqs").send_message(QueueUrl=url, MessageBody=body, MessageAttributes=described)
         elif service == "sns":
             self.client("sns").publish(TopicArn=arn, Message=body, MessageAttributes=described)
-        elif service == "awslambda":
+        elif service == "lambda":
             self.client("lambda").invoke(FunctionName=arn, InvocationType="Event", Payload=body)
         else:
             raise CloudError(f"a failed event can't go to {arn}: only SQS, SNS and Lambda are served here")

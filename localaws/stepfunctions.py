@@ -12,12 +12,18 @@ what differs from AWS where a workflow with task tokens would notice:
 - every start and every ending is reported once, as EventBridge's "Step Functions Execution Status Change".
 """
 
+import functools
+import importlib
+import importlib.util
 import json
 import re
+import sys
 import threading
+import types
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,7 +60,26 @@ def install() -> None:
     from moto.core.config import default_user_config
 
     default_user_config["stepfunctions"] = {"execute_state_machine": True}
+    _import_without_batch()
     seams.install(SEAMS)
+
+
+def _import_without_batch() -> None:
+    """Import the interpreter without moto's Batch and EC2, which are most of its import (1 s, 80 MB).
+
+    It wants one enumeration from `moto.batch.utils`, but importing that runs `moto/batch/__init__.py` first. An empty
+    package with the same path stands in for as long as the import takes.
+    """
+    if "moto.batch" not in sys.modules and (spec := importlib.util.find_spec("moto")) is not None:
+        stand_in = types.ModuleType("moto.batch")
+        stand_in.__path__ = [str(Path(folder) / "batch") for folder in spec.submodule_search_locations or []]
+        sys.modules["moto.batch"] = stand_in
+        try:
+            importlib.import_module(f"{_PARSER}.models")
+        finally:
+            for name in [name for name in sys.modules if name.partition("moto.batch")[:2] == ("", "moto.batch")]:
+                del sys.modules[name]
+            vars(sys.modules["moto"]).pop("batch", None)
 
 
 def connect(endpoint_url: str | None, listener: Callable[[dict[str, Any]], None] | None) -> None:
@@ -486,14 +511,18 @@ def _entered_time_in_iso(original: Any) -> Any:
     return state_data
 
 
+@functools.cache
+def _session() -> boto3.Session:
+    return boto3.Session(aws_access_key_id="local", aws_secret_access_key="local")  # noqa: S106  # made up
+
+
 def _one_client_for_a_service(_original: Any) -> Any:
     def client(*, service_name: str, region_name: str, config: Config, **_: Any) -> Any:
         # The interpreter makes a client for every call, against "localhost": slow, and wrong on another address.
         with _clients_lock:
             found = _clients.get((service_name, region_name))
             if found is None:
-                session = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local")  # noqa: S106  # made up
-                make: Any = session.client  # its stubs have an overload for each service, and this takes any
+                make: Any = _session().client  # its stubs have an overload for each service, and this takes any
                 found = make(
                     service_name,
                     region_name=region_name,
