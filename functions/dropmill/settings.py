@@ -11,7 +11,6 @@ class Settings:
     """Every value is an environment variable of the same name in upper case; a Lambda gets those that it needs."""
 
     stack_name: str = ""
-    drop_bucket: str = ""
     artifact_bucket: str = ""
     ledger_table: str = ""
     job_role_arn: str = ""

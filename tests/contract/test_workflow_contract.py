@@ -1,0 +1,260 @@
+"""The workflow files against themselves, the template and the code: what no linter looks at."""
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dropmill.contracts import RunInput, ServedModel, TrainedModel
+from dropmill.errors import ERRORS_BY_NAME
+from localaws import schedules
+
+# https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html, and what the Lambda integration and
+# the Lambda runtime raise.
+AWS_ERRORS = {
+    "States.ALL",
+    "States.DataLimitExceeded",
+    "States.ExceedToleratedFailureThreshold",
+    "States.HeartbeatTimeout",
+    "States.Http.Socket",
+    "States.IntrinsicFailure",
+    "States.ItemReaderFailed",
+    "States.NoChoiceMatched",
+    "States.ParameterPathFailure",
+    "States.Permissions",
+    "States.ResultPathMatchFailure",
+    "States.ResultWriterFailed",
+    "States.Runtime",
+    "States.TaskFailed",
+    "States.Timeout",
+    "Lambda.AWSLambdaException",
+    "Lambda.ClientExecutionTimeoutException",
+    "Lambda.SdkClientException",
+    "Lambda.ServiceException",
+    "Lambda.TooManyRequestsException",
+    "Lambda.Unknown",
+    "Runtime.ExitError",
+    "Sandbox.Timedout",
+}
+WAITS = "arn:${Partition}:states:::lambda:invoke.waitForTaskToken"
+ANSWERS = {"Launch Training": TrainedModel, "Deploy Endpoint": ServedModel}
+"""What answers a state's task token."""
+
+Scope = dict[str, Any]
+
+
+def scopes(machine: Scope) -> Iterator[Scope]:
+    """Every set of states among which `Next` chooses: the machine's own, and those inside Map and Parallel."""
+    yield machine
+    for state in machine["States"].values():
+        inner = [state[key] for key in ("ItemProcessor", "Iterator") if key in state] + state.get("Branches", [])
+        for scope in inner:
+            yield from scopes(scope)
+
+
+def states_of(machine: Scope) -> Iterator[tuple[str, dict[str, Any]]]:
+    for scope in scopes(machine):
+        yield from scope["States"].items()
+
+
+def tasks_of(machine: Scope) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, state in states_of(machine):
+        if state["Type"] == "Task":
+            yield name, state
+
+
+def targets(state: dict[str, Any]) -> list[str]:
+    rules = state.get("Choices", []) + state.get("Catch", [])
+    return [holder[key] for holder in [state, *rules] for key in ("Next", "Default") if key in holder]
+
+
+def dangling(machine: Scope) -> list[str]:
+    """The problems of a definition's transitions."""
+    problems = []
+    for scope in scopes(machine):
+        known = scope["States"]
+        reached, waiting = set(), [scope["StartAt"]]
+        while waiting:
+            name = waiting.pop()
+            if name not in known:
+                problems.append(f"no state is named {name}")
+            elif name not in reached:
+                reached.add(name)
+                waiting += targets(known[name])
+        problems += [f"{name} can't be reached" for name in known.keys() - reached]
+        for name, state in known.items():
+            if state["Type"] == "Choice":
+                if "Default" not in state:
+                    problems.append(f"{name} has no Default")
+            elif state["Type"] not in ("Succeed", "Fail") and ("Next" in state) == (state.get("End") is True):
+                problems.append(f"{name} needs either Next or End")
+    return problems
+
+
+def function_of(state: dict[str, Any]) -> str:
+    """The substitution that a Task calls."""
+    called = state["Parameters"]["FunctionName"] if state["Resource"] == WAITS else state["Resource"]
+    match = re.fullmatch(r"\$\{(\w+)FunctionArn\}", called)
+    assert match, f"{called} is no function of the template"
+    return match[1]
+
+
+def payload_of(name: str, machine: Scope) -> dict[str, Any] | None:
+    """The template of what a Task's function gets: its own Parameters, or those of the Map around it."""
+    for _, state in states_of(machine):
+        inner = state.get("ItemProcessor", {}).get("States", {})
+        if name in inner and "Parameters" not in inner[name]:
+            return dict(state["ItemSelector"])
+    state = dict(states_of(machine))[name]
+    parameters: dict[str, Any] | None = state.get("Parameters")
+    return parameters["Payload"] if parameters and state["Resource"] == WAITS else parameters
+
+
+def snake(name: str) -> str:
+    return name.lower().replace(" ", "_")
+
+
+@pytest.fixture(scope="session", params=["TrainStateMachine"])
+def machine(request: pytest.FixtureRequest, workflows: dict[str, Scope]) -> Scope:
+    return workflows[request.param]
+
+
+def test_every_state_machine_is_looked_at(workflows: dict[str, Scope]) -> None:
+    assert workflows.keys() == {"TrainStateMachine"}
+
+
+def test_transitions_name_states_and_reach_them_all(machine: Scope) -> None:
+    assert dangling(machine) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda states: states["Seal Dataset"].update(Next="Lunch Training"), "no state is named Lunch Training"),
+        (lambda states: states["Tear Down"]["Catch"][0].update(Next="Nowhere"), "no state is named Nowhere"),
+        (lambda states: states.update({"Island": {"Type": "Pass", "End": True}}), "Island can't be reached"),
+        (lambda states: states["Seal Dataset"].pop("Next"), "Seal Dataset needs either Next or End"),
+        (
+            lambda states: states["Convert Shards"]["ItemProcessor"].update(StartAt="Convert"),
+            "no state is named Convert",
+        ),
+    ],
+)
+def test_a_broken_transition_is_found(machine: Scope, change: Any, problem: str) -> None:
+    broken = json.loads(json.dumps(machine))
+    change(broken["States"])
+    assert problem in dangling(broken)
+
+
+def test_substitutions_are_used_and_given_and_stand_in_strings(
+    root: Path, state_machines: dict[str, dict[str, Any]]
+) -> None:
+    for properties in state_machines.values():
+        text = (root / properties["DefinitionUri"]).read_text()
+        in_strings = [name for string in strings(json.loads(text)) for name in re.findall(r"\$\{(\w+)\}", string)]
+        assert sorted(re.findall(r"\$\{(\w+)\}", text)) == sorted(in_strings)
+        assert set(in_strings) == properties["DefinitionSubstitutions"].keys()
+
+
+def strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)
+
+
+def test_every_matched_error_exists(machine: Scope) -> None:
+    for name, state in states_of(machine):
+        for rule in state.get("Retry", []) + state.get("Catch", []):
+            unknown = set(rule["ErrorEquals"]) - AWS_ERRORS - ERRORS_BY_NAME.keys()
+            assert not unknown, f"{name} matches {unknown}, which nothing raises"
+
+
+def test_errors_go_by_their_class_names() -> None:
+    assert all(error.__name__ == name for name, error in ERRORS_BY_NAME.items())
+
+
+def test_every_task_ends_and_outlives_its_function(machine: Scope, functions: dict[str, Any]) -> None:
+    for name, state in tasks_of(machine):
+        assert state.get("TimeoutSeconds", 0) > functions[snake(name)].timeout, name
+
+
+def test_the_workflow_ends_and_not_before_its_slowest_task(machine: Scope) -> None:
+    """Step Functions by itself ends an execution after a year, which is too late."""
+    assert machine["TimeoutSeconds"] > max(state["TimeoutSeconds"] for _, state in tasks_of(machine))
+
+
+def test_state_module_and_resource_carry_one_name(
+    machine: Scope, functions: dict[str, Any], state_machines: dict[str, dict[str, Any]], root: Path
+) -> None:
+    substitutions = state_machines["TrainStateMachine"]["DefinitionSubstitutions"]
+    for name, state in tasks_of(machine):
+        pascal = name.replace(" ", "")
+        assert function_of(state) == pascal
+        assert functions[snake(name)].logical_id == f"{pascal}Function"
+        assert substitutions[f"{pascal}FunctionArn"] == {"Fn::GetAtt": [f"{pascal}Function", "Arn"]}
+    modules = {path.stem for path in (root / "functions/dropmill/steps").glob("[!_]*.py")}
+    assert functions.keys() == modules
+    for step, function in functions.items():
+        assert function.logical_id == "".join(word.title() for word in step.split("_")) + "Function"
+        assert function.properties["Handler"] == f"dropmill.steps.{step}.handler"
+
+
+def test_the_machine_may_call_exactly_the_functions_it_calls(
+    machine: Scope, state_machines: dict[str, dict[str, Any]]
+) -> None:
+    called = {function_of(state) + "Function" for _, state in tasks_of(machine)}
+    statements = [s for policy in state_machines["TrainStateMachine"]["Policies"] for s in policy["Statement"]]
+    (allowed,) = [s["Resource"] for s in statements if s["Action"] == "lambda:InvokeFunction"]
+    assert sorted(resource["Fn::GetAtt"][0] for resource in allowed) == sorted(called)
+
+
+def test_every_task_sends_what_its_step_takes(machine: Scope, functions: dict[str, Any]) -> None:
+    for name, _ in tasks_of(machine):
+        payload = payload_of(name, machine)
+        assert payload is not None, f"{name} sends its whole input"
+        fields: dict[str, Any] = functions[snake(name)].types["request"].model_fields
+        sent = {key.removesuffix(".$") for key in payload}
+        assert sent <= fields.keys(), name
+        assert {field for field, info in fields.items() if info.is_required()} <= sent, name
+
+
+def test_every_path_leads_to_a_result(machine: Scope, functions: dict[str, Any]) -> None:
+    """`$.model.model` needs a state whose ResultPath is `$.model` and whose answer has a field `model`."""
+    results: dict[str, set[str]] = {name: set() for name in RunInput.model_fields}
+    for name, state in machine["States"].items():
+        if state["Type"] == "Task":
+            answer = ANSWERS[name] if state["Resource"] == WAITS else functions[snake(name)].types["return"]
+            assert state.get("ResultPath", "$") != "$", f"the answer of {name} replaces the whole state"
+            results[state["ResultPath"][2:]] = set(answer.model_fields)
+    for name, state in machine["States"].items():
+        paths = [state.get("ItemsPath", "")]
+        if state["Type"] == "Task":
+            paths += strings(payload_of(name, machine))
+        for path in paths:
+            if path.startswith("$."):
+                head, _, field = path[2:].partition(".")
+                assert head in results, f"{name} reads {path}"
+                assert not field or field in results[head], f"{name} reads {path}"
+
+
+def test_schedules_parse(functions: dict[str, Any]) -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    expressions = [
+        event["Properties"]["Schedule"]
+        for function in functions.values()
+        for event in function.properties.get("Events", {}).values()
+        if event["Type"].startswith("Schedule")
+    ]
+    assert expressions
+    for expression in expressions:
+        assert schedules.parse(expression, start=now).after(now) is not None
