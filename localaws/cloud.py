@@ -128,8 +128,6 @@ class Cloud:
             ) from error
 
     def _start(self, stop: contextlib.ExitStack) -> None:
-        # Set before moto is imported: it reads them then.
-        os.environ["MOTO_DISABLE_GLOBAL_CORS"] = "true"
         from localaws.server import Application, Hooks, Server
 
         server = Server(self._host, self._port)

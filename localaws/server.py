@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs
 
+from moto.moto_server import werkzeug_app
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 
 LOG = logging.getLogger(__name__)
@@ -140,6 +141,8 @@ class Application(DomainDispatcherApplication):
     def __init__(self, *, sagemaker: WsgiApp, hooks: Hooks, prepare: Callable[[str], None]) -> None:
         def create_app(service: Any) -> Any:
             prepare(str(service))
+            # Otherwise any page in this machine's browser may read what is here.
+            vars(werkzeug_app)["DISABLE_GLOBAL_CORS"] = True
             return create_backend_app(service)
 
         super().__init__(create_app)

@@ -1,6 +1,8 @@
 """The parts of moto that the embedded cloud replaces are still where they were."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 
@@ -63,3 +65,27 @@ def test_what_the_cloud_resets_and_switches_is_there() -> None:
     assert callable(reset_model_data)
     assert {"lambda", "stepfunctions"} <= default_user_config.keys()
     assert isinstance(TMP_THREADS, list)
+
+
+LEAN = """
+import sys
+from localaws import stepfunctions
+
+stepfunctions.install()
+stepfunctions.install()
+assert not [name for name in sys.modules if name.startswith(("moto.ec2", "moto.batch"))]
+import moto.batch
+import moto.batch.models
+assert moto.batch.batch_backends is moto.batch.models.batch_backends
+"""
+
+
+def test_the_interpreter_comes_without_ec2_and_batch_is_whole_for_others() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAN], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_switch_for_cross_origin_answers_is_there() -> None:
+    from moto.moto_server import werkzeug_app
+
+    assert isinstance(werkzeug_app.DISABLE_GLOBAL_CORS, bool)
