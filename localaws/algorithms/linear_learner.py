@@ -40,7 +40,7 @@ _TRAIN_SAMPLE = 20_000  # training rows that judge the models when there is no v
 
 # The models of `auto`: learning rate, wd, l1. The first are tried when there is room for few. For sgd the rates are
 # multiplied by what a step can be without diverging.
-_RATES = {"adam": (0.3, 0.1, 0.03, 0.01), "rmsprop": (0.03, 0.01, 0.003, 0.001), "sgd": (1.0, 0.3, 0.1, 0.03)}
+_RATES = {"adam": (0.3, 0.1, 0.03, 0.01), "rmsprop": (0.03, 0.01, 0.003, 0.001), "sgd": (20.0, 5.0, 1.0, 0.2)}
 _WD = (0.0, 0.0001, 0.001, 0.01)
 _L1 = (0.0, 0.0001)
 _FIRST = ((1, 1, 0), (0, 2, 1), (2, 1, 0), (1, 2, 0), (0, 1, 0), (3, 0, 0), (1, 3, 0), (2, 2, 1), (0, 2, 0))
@@ -490,7 +490,7 @@ def _select(trainer: Trainer, values: Mapping[str, Any]) -> Best:
     if math.isnan(best):
         return Best(int(ranked[0]), natural)
     counted = len(labels) if values["binary_classifier_model_selection_criteria"] == "accuracy" else labels.sum()
-    share = best % 1 or best
+    share = best % 1 or best  # where a target is met, the value is 1 more than the share
     noise = math.sqrt(max(share * (1 - share), 0) / max(float(counted), 1))
     for model, calibration in calibrations.items():  # in order of their losses
         if calibration.value >= best - noise:

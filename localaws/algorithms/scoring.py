@@ -15,6 +15,11 @@ Metrics = dict[str, tuple[float, str]]
 
 @dataclass(frozen=True)
 class Calibration:
+    """`value` is the criterion's at `threshold`; where the criterion has a target, 1 is added if it is met.
+
+    It is nan for a criterion that has no threshold: the loss.
+    """
+
     threshold: float
     value: float
 
