@@ -37,7 +37,7 @@ Predicate = Callable[[Event], bool]
 # EventBridge tries for 24 hours with a growing pause; here an attempt that fails five times has been failing for 1.5 s.
 MOST_RETRIES = 5
 FIRST_PAUSE = 0.05
-# A clock that jumps ahead fires once for each due time that it passed, but must not flood a function with a day of them.
+# A clock that jumps ahead fires once for each due time that it passed, but must not flood a function with a day's.
 MOST_MISSED_FIRINGS = 10
 LOG_LENGTH = 10_000
 # A machine that slept must not oversleep a schedule by more than this many seconds.
@@ -205,6 +205,9 @@ class Dispatcher:
     def look_at_schedules(self) -> None:
         """Read rules and schedules again: the clock has jumped, or one of them has changed."""
         with self._changed:
+            if self._rules:
+                # Here, not on the dispatcher's thread: a rate counts from the call that made it, whatever follows.
+                self._plan()
             self._asked_to_look += 1
             self._changed.notify_all()
 
@@ -331,26 +334,36 @@ class Dispatcher:
 
     # -- schedules
 
-    def _fire_schedules(self) -> None:
-        now = self._clock.now()
-        found = {planned.expression[0]: planned for planned in self._read_schedules()}
-        for key, planned in found.items():
-            known = self._planned.get(key)
-            if known is not None and known.expression == planned.expression:
-                planned.schedule, planned.due = known.schedule, known.due
-            else:
-                planned.due = self._first_due(planned, now)
-            firings = 0
-            while planned.due is not None and planned.due <= now and planned.schedule is not None:
-                firings += 1
-                if firings <= MOST_MISSED_FIRINGS:
-                    planned.fire(planned.due)
-                    planned.due = planned.schedule.after(planned.due)
-                else:
-                    LOG.warning("%s missed more than %d firings; the rest is left out", key, MOST_MISSED_FIRINGS)
-                    planned.due = planned.schedule.after(now)
+    def _plan(self) -> None:
+        """Read rules and schedules. What is new begins to count now; what is known keeps its next due time."""
         with self._changed:
+            now = self._clock.now()
+            found = {planned.expression[0]: planned for planned in self._read_schedules()}
+            for key, planned in found.items():
+                known = self._planned.get(key)
+                if known is not None and known.expression == planned.expression:
+                    planned.schedule, planned.due = known.schedule, known.due
+                else:
+                    planned.due = self._first_due(planned, now)
             self._planned = found
+
+    def _fire_schedules(self) -> None:
+        with self._changed:
+            self._plan()
+            now = self._clock.now()
+            firings: list[tuple[Callable[[datetime], None], datetime]] = []
+            for key, planned in self._planned.items():
+                missed = 0
+                while planned.due is not None and planned.due <= now and planned.schedule is not None:
+                    missed += 1
+                    if missed <= MOST_MISSED_FIRINGS:
+                        firings.append((planned.fire, planned.due))
+                        planned.due = planned.schedule.after(planned.due)
+                    else:
+                        LOG.warning("%s missed over %d firings; the rest is left out", key, MOST_MISSED_FIRINGS)
+                        planned.due = planned.schedule.after(now)
+        for fire, due in firings:
+            fire(due)
 
     def _first_due(self, planned: _Planned, now: datetime) -> datetime | None:
         key, expression, zone, once, start, _ = planned.expression
@@ -361,11 +374,8 @@ class Dispatcher:
             return None
         if start is not None and start > now:
             # EventBridge Scheduler's first invocation of a rate is at its StartDate.
-            return (
-                planned.schedule.after(start - timedelta(microseconds=1))
-                if not isinstance(planned.schedule, schedules.Rate)
-                else start
-            )
+            is_rate = isinstance(planned.schedule, schedules.Rate)
+            return start if is_rate else planned.schedule.after(start - timedelta(microseconds=1))
         return planned.schedule.after(now)
 
     def _read_schedules(self) -> Iterator[_Planned]:

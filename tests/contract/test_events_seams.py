@@ -41,9 +41,11 @@ def test_what_is_read_from_moto_is_there() -> None:
     from moto.s3.notifications import _detail_type
     from moto.scheduler.models import EventBridgeSchedulerBackend, Schedule
 
-    rule = Rule("r", "123456789012", "us-east-1", None, None, "rate(1 minute)", None, "default", None)
+    make: Any = Rule  # abstract by its annotations alone
+    rule = make("r", "123456789012", "us-east-1", None, None, "rate(1 minute)", None, "default", None)
     assert (rule.scheduled_expression, rule.event_pattern.get_pattern(), rule.targets) == ("rate(1 minute)", {}, [])
-    assert EventPattern.load('{"source": ["a"]}').matches_event({"source": "a"})
+    event: Any = {"source": "a"}
+    assert EventPattern.load('{"source": ["a"]}').matches_event(event)
     assert _detail_type("s3:ObjectCreated:Put") == "Object Created"
     # Both modules call through the module, so that replacing the attribute is enough.
     assert "notifications.send_event(" in inspect.getsource(models.S3Backend.put_object)

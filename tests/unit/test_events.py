@@ -110,7 +110,7 @@ def test_no_value_breaks_out_of_its_place(prefix: str, value: Any) -> None:
     assert filled["k"].startswith(prefix.replace("<", ""))
 
 
-def matches(pattern: dict[str, Any], event: dict[str, Any] = EVENT) -> bool:
+def matches(pattern: dict[str, Any], event: Any = EVENT) -> bool:
     found: bool = EventPattern.load(json.dumps(pattern)).matches_event(event)
     return found
 

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 from botocore.session import Session
 
 from localaws import resources
-from localaws.resources import Context, Made, TemplateError, fit, substitute
+from localaws.resources import Context, FunctionRegistry, Made, TemplateError, fit, substitute
 from localaws.template import Resolver, creation_order, load, main, parameter_values, translate
 
 
@@ -98,7 +99,7 @@ def test_conditions_in_a_circle() -> None:
 
 
 def test_references_come_first_and_only_from_the_chosen_branch() -> None:
-    template = {
+    template: dict[str, Any] = {
         "Conditions": {"Never": {"Fn::Equals": ["a", "b"]}},
         "Resources": {
             "First": {"Type": "T", "Properties": {"A": {"Fn::Sub": "${Second.Arn}"}}},
@@ -265,16 +266,10 @@ def test_values_are_fitted_to_the_api() -> None:
         fit({"Colour": "red"}, shape("cloudwatch", "PutMetricAlarm"), "alarm")
 
 
-class NoFunctions:
-    def register(self, **_: Any) -> None: ...
-
-    def configure_async(self, function_name: str, **_: Any) -> None: ...
-
-
 def context(logical_id: str) -> Context:
     return Context(
         client=lambda _service: None,
-        lambdas=NoFunctions(),
+        lambdas=create_autospec(FunctionRegistry, instance=True),
         folder=Path(),
         stack_name="dropmill-local",
         region="us-east-1",
