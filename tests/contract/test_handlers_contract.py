@@ -38,7 +38,7 @@ WITH_LAYERS = {"convert_shard", "evaluate_model", "inspect_drop"}
 PROGRAM = """
 import json, sys, time
 sys.path[:] = [p for p in sys.path if "site-packages" not in p] + json.loads(sys.argv[1])
-import boto3, pydantic, aws_lambda_powertools, aws_lambda_powertools.metrics
+import boto3, pydantic, aws_lambda_powertools, aws_lambda_powertools.metrics, aws_xray_sdk.core
 boto3.client("s3", region_name="us-east-1")
 before = time.process_time()
 module = __import__(sys.argv[2], fromlist=["handler"])
@@ -120,32 +120,19 @@ def test_a_handler_imports_with_only_what_it_is_given(
     template: dict[str, Any],
     folders: dict[str, Path],
     environment: dict[str, str],
+    record_property: Callable[[str, object], None],
 ) -> None:
     function = functions[step]
     imported = import_handler(function.module, visible(function, template, folders), environment=environment)
     assert imported["callable"]
     assert imported["file"] == str(folders["code"] / f"dropmill/steps/{step}.py")
     assert ("numpy" in imported["modules"]) == (step in WITH_LAYERS)
+    # A deciding function should add some 100 ms of processor time to what its libraries take; far more is a slip.
+    record_property("milliseconds", imported["milliseconds"])
+    print(step, imported["milliseconds"], "ms beyond boto3, pydantic and Powertools")  # noqa: T201  seen with -rP
+    assert step in WITH_LAYERS or imported["milliseconds"] < 500
 
 
 def test_a_missing_layer_is_noticed(folders: dict[str, Path], environment: dict[str, str]) -> None:
     with pytest.raises(AssertionError, match="No module named 'numpy'"):
         import_handler("dropmill.steps.convert_shard", [folders["code"], folders["functions"]], environment=environment)
-
-
-def test_a_deciding_function_starts_quickly(
-    functions: dict[str, Any],
-    template: dict[str, Any],
-    folders: dict[str, Path],
-    environment: dict[str, str],
-    record_property: Callable[[str, object], None],
-) -> None:
-    """A handler should add about 100 ms of processor time to what its libraries take; far more is a slip."""
-    spent = {}
-    for step in sorted(functions.keys() - WITH_LAYERS):
-        seen = visible(functions[step], template, folders)
-        times = [import_handler(functions[step].module, seen, environment=environment) for _ in range(2)]
-        spent[step] = min(imported["milliseconds"] for imported in times)
-    record_property("milliseconds", spent)
-    print("milliseconds beyond boto3, pydantic and Powertools:", spent)  # noqa: T201  shown by pytest -rP
-    assert max(spent.values()) < 500
