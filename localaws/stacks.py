@@ -18,7 +18,7 @@ class Stacks:
         self._account_id = account_id
         self._lock = threading.Lock()
         self._serving = False
-        self._stacks: dict[str, "Stack"] = {}
+        self._stacks: dict[str, Stack] = {}
 
     def add(self, stack: "Stack") -> None:
         """Make a deployed stack known."""

@@ -46,7 +46,9 @@ class Commands(click.Group):
 
 def _plain(error: Exception) -> str | None:
     """What AWS or the network said, in one line; None for an error that is our own mistake."""
+    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
+    from pydantic import ValidationError
 
     from dropmill.errors import DropmillError
 
@@ -55,8 +57,12 @@ def _plain(error: Exception) -> str | None:
     if isinstance(error, ClientError):
         answer = error.response["Error"]
         return f"AWS refused {error.operation_name}: {answer.get('Code', '')}: {answer.get('Message', '')}"
-    if isinstance(error, BotoCoreError):
+    if isinstance(error, (BotoCoreError, Boto3Error)):
         return f"AWS can't be asked: {error}"
+    if isinstance(error, ValidationError):
+        return f"the stack keeps a {error.title} that this dropmill can't read; use the version deployed there"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     return None
 
 
@@ -125,7 +131,13 @@ def recipe_option(**how: Any) -> Callable[[CommandT], CommandT]:
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=4566, show_default=True, type=click.IntRange(0, 65535), help="0: any free port.")
-@click.option("--region", default=LOCAL_REGION, show_default=True, help="The region that the stack is deployed to.")
+@click.option(
+    "--region",
+    envvar=["AWS_REGION", "AWS_DEFAULT_REGION"],
+    default=LOCAL_REGION,
+    show_default=True,
+    help="The region that the stack is deployed to.  [env: AWS_REGION]",
+)
 @click.option("--no-rules", is_flag=True, help="Serve without event rules, to invoke functions by hand.")
 def up(host: str, port: int, region: str, no_rules: bool) -> None:
     """Start an embedded cloud with Dropmill deployed; it runs until Ctrl-C or SIGTERM, and keeps nothing.
@@ -152,7 +164,7 @@ def up(host: str, port: int, region: str, no_rules: bool) -> None:
     if host not in {"127.0.0.1", "::1", "localhost"}:
         click.echo(f"warning: whoever can reach {host} can run code here; the embedded cloud has no login", err=True)
     with embedded_cloud(host, port, region, rules=not no_rules) as (cloud, stack):
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGINT, *_ending_signals()):
             signal.signal(number, end)
         click.echo(f"ready {cloud.endpoint_url}")
         sys.stdout.flush()
@@ -274,16 +286,20 @@ def show(place: Place, run_id: str, json_: bool) -> None:
     from dropmill_cli.stack import connect
 
     all_runs.check_run_id(run_id)
-    run = all_runs.find_run(connect(place), run_id)
+    stack = connect(place)
+    run = all_runs.find_run(stack, run_id)
     document = all_runs.describe(run)
     if json_:
         _print_json(document.model_dump(mode="json"))
         return
+    from rich.text import Text
+
     from dropmill_cli import show as pages
 
     out = pages.console()
-    for piece in pages.run_page(document, all_runs.read_metrics(run_id), watch.look(run.execution_arn)):
-        out.print(piece)
+    progress = watch.look(run.execution_arn)
+    for piece in pages.run_page(document, all_runs.read_metrics(run_id), progress, logs=not stack.embedded):
+        out.print(piece, soft_wrap=isinstance(piece, Text))
 
 
 @main.command()
@@ -329,6 +345,8 @@ def _drop_and_wait(stack: Stack, file: Path, choice: Any, output: Path, json_: b
 
 def _wait(stack: Stack, run_id: str, started: "datetime", output: Path, json_: bool) -> "RunDocument":
     """Follow a run to its end, fetch its report, and print how it went."""
+    from rich.text import Text
+
     from dropmill.runs import execution_arn
     from dropmill_cli import runs as all_runs
     from dropmill_cli import show as pages
@@ -359,7 +377,7 @@ def _wait(stack: Stack, run_id: str, started: "datetime", output: Path, json_: b
     else:
         out = pages.console()
         for piece in pages.results(document, all_runs.read_metrics(run_id)):
-            out.print(piece, soft_wrap=True)
+            out.print(piece, soft_wrap=isinstance(piece, Text))
     return document
 
 
@@ -374,8 +392,13 @@ def _end_on_signals() -> None:
     def end(_number: int, _frame: FrameType | None) -> None:
         raise SystemExit(TERMINATED)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in _ending_signals():
         signal.signal(number, end)
+
+
+def _ending_signals() -> list[signal.Signals]:
+    hang_up_counts = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # it doesn't under nohup
+    return [signal.SIGTERM, *([signal.SIGHUP] if hang_up_counts else [])]
 
 
 def _say(text: str, json_: bool) -> None:

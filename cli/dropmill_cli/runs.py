@@ -110,13 +110,17 @@ def describe(run: Run) -> RunDocument:
         version_id=run.drop.version_id,
         started_at=record.started_at if record else _moment(run.started_at),
         open_leases=sum(lease.state is not LeaseState.CLOSED for lease in leases),
-        leases=[_lease_record(lease, logs.get(lease.step)) for lease in leases],
+        leases=[_lease_record(lease, logs.get(lease.step)) for lease in sorted(leases, key=_creation_order)],
     )
     if record is None:
         return document.model_copy(update={"algorithm": _algorithm(run.run_id)})
     return document.model_copy(
         update=record.model_dump(include={"algorithm", "metrics", "seconds", "ended_at", "error", "cause", "report"})
     )
+
+
+def _creation_order(lease: Lease) -> int:
+    return list(RESOURCES).index(lease.step)
 
 
 def _lease_record(lease: Lease, log: str | None) -> LeaseRecord:

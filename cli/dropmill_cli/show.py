@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -84,9 +84,7 @@ class Screen:
     def _render(self) -> RenderableType:
         moment = (self._progress and self._progress.ended) or now()
         table = states_table(self._progress.states if self._progress else [], self._progress, moment)
-        table.caption = f"{seconds_text(max(0.0, (moment - self._started).total_seconds()))} since the drop"
-        table.caption_justify = "left"
-        return table
+        return Group(table, Text(f"{seconds_text(max(0.0, (moment - self._started).total_seconds()))} since the start"))
 
     def _print_news(self, progress: Progress) -> None:
         over = progress.status is not RunStatus.RUNNING
@@ -129,9 +127,9 @@ def states_table(states: Sequence[State], progress: Progress | None, moment: dat
 
 
 def run_page(
-    document: RunDocument, metrics: Metrics | None, progress: Progress | None = None
+    document: RunDocument, metrics: Metrics | None, progress: Progress | None = None, *, logs: bool = True
 ) -> Iterator[RenderableType]:
-    """Everything about a run, piece by piece."""
+    """Everything about a run, piece by piece; `logs` adds links to the AWS console."""
     yield run_facts(document)
     if progress is not None and progress.states:
         yield Text()
@@ -140,7 +138,8 @@ def run_page(
     if document.leases:
         yield Text()
         yield leases_table(document.leases)
-        yield from (Text(f"Log of {lease.name}: {lease.log}") for lease in document.leases if lease.log)
+        if logs:
+            yield from (Text(f"Log of {lease.name}: {lease.log}") for lease in document.leases if lease.log)
 
 
 def run_facts(document: RunDocument) -> Table:
@@ -162,7 +161,7 @@ def results(document: RunDocument, metrics: Metrics | None) -> Iterator[Renderab
     shown = metrics.metrics if metrics else document.metrics
     if shown:
         yield Text()
-        yield metrics_table(shown, metrics)
+        yield from metrics_table(shown, metrics)
     if metrics is not None and metrics.confusion:
         yield Text()
         yield from confusion_table(metrics)
@@ -182,15 +181,15 @@ def results(document: RunDocument, metrics: Metrics | None) -> Iterator[Renderab
     yield Text(f"Open leases: {document.open_leases}", "" if document.open_leases == 0 else "yellow")
 
 
-def metrics_table(values: dict[str, float], metrics: Metrics | None) -> Table:
+def metrics_table(values: dict[str, float], metrics: Metrics | None) -> Iterator[RenderableType]:
     table = _table("Metric", ">Value")
     for name, value in values.items():
         table.add_row(Text(clean(name)), Text(number_text(value)))
+    yield table
     if metrics is not None:
-        sample = f" (a sample of {metrics.sampled_from:,})" if metrics.sampled_from else ""
-        table.caption = f"on {metrics.rows:,} held-out rows{sample}"
-        table.caption_justify = "left"
-    return table
+        yield Text(
+            f"on {metrics.rows:,} held-out rows" + (f" of {metrics.sampled_from:,}" if metrics.sampled_from else "")
+        )
 
 
 def confusion_table(metrics: Metrics) -> Iterator[RenderableType]:
@@ -215,9 +214,8 @@ def confusion_table(metrics: Metrics) -> Iterator[RenderableType]:
     for count, row, column in mistakes:
         if count:
             table.add_row(Text(names[row]), Text(names[column]), Text(f"{count:,}"))
-    table.caption = f"the commonest mistakes among {len(counts)} classes; the report has the whole matrix"
-    table.caption_justify = "left"
     yield table
+    yield Text(f"the commonest mistakes among {len(counts)} classes; the report has the whole matrix")
 
 
 def clusters_table(clusters: list[dict[str, Any]]) -> Table:
@@ -253,11 +251,14 @@ def runs_table(lines: Sequence[RunLine]) -> Table:
         table.add_row(
             Text(line.run_id),
             Text(line.status.value, styles.get(line.status, "red")),
-            line.started_at.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+            line.started_at.astimezone().strftime("%m-%d %H:%M:%S"),
             "" if line.seconds is None else seconds_text(line.seconds),
             Text(clean(line.error or headline(line.metrics))),
             str(line.open_leases),
         )
+    # What a narrow terminal folds; a run's id has to stay whole to be copied.
+    for column in (table.columns[4], table.columns[5]):
+        column.no_wrap = False
     return table
 
 
