@@ -15,6 +15,7 @@ from dropmill_cli.stack import LOCAL_REGION, LOCAL_STACK, Place, Stack
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from dropmill_cli.drops import RecipeChoice
     from dropmill_cli.runs import RunDocument
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -201,7 +202,7 @@ def demo(dataset: Path | None, recipe: str, output: Path, json_: bool) -> None:
     _say("starting an embedded cloud", json_)
     with tempfile.TemporaryDirectory(prefix="dropmill-") as folder, embedded_cloud() as (_, stack):
         file = dataset or write_digits(Path(folder))
-        document = _drop_and_wait(stack, file, choice, output, json_)
+        document = _drop_and_wait(stack, file, choice, output, json_, outlives=False)
     _end_with(document)
 
 
@@ -334,17 +335,21 @@ def rerun(place: Place, run_id: str, wait: bool, output: Path, json_: bool) -> N
         click.echo(f"run {name}; follow it with: dropmill show {name}")
 
 
-def _drop_and_wait(stack: Stack, file: Path, choice: Any, output: Path, json_: bool) -> "RunDocument":
+def _drop_and_wait(
+    stack: Stack, file: Path, choice: "RecipeChoice", output: Path, json_: bool, *, outlives: bool = True
+) -> "RunDocument":
     from dropmill_cli import drops, watch
 
     started = watch.now()
     dropped = drops.drop(stack, file, choice)
     _say(f"dropped {dropped.uri} ({dropped.size:,} bytes)\nrun {dropped.run_id}", json_)
-    return _wait(stack, dropped.run_id, started, output, json_)
+    return _wait(stack, dropped.run_id, started, output, json_, outlives=outlives)
 
 
-def _wait(stack: Stack, run_id: str, started: "datetime", output: Path, json_: bool) -> "RunDocument":
-    """Follow a run to its end, fetch its report, and print how it went."""
+def _wait(
+    stack: Stack, run_id: str, started: "datetime", output: Path, json_: bool, *, outlives: bool = True
+) -> "RunDocument":
+    """Follow a run to its end, fetch its report, and print how it went; `outlives`: the cloud stays after a Ctrl-C."""
     from rich.text import Text
 
     from dropmill.runs import execution_arn
@@ -361,7 +366,8 @@ def _wait(stack: Stack, run_id: str, started: "datetime", output: Path, json_: b
         if not all_runs.wait_for_record(run_id):
             _say("the run's record or a lease is not closed yet; the sweeper finishes it within minutes", json_)
     except KeyboardInterrupt:
-        _say(f"run {run_id} goes on; `dropmill show {run_id}` shows it as long as its cloud is up", json_)
+        if outlives:
+            _say(f"run {run_id} goes on; see it with: dropmill show {run_id}", json_)
         raise
     document = all_runs.describe(all_runs.find_run(stack, run_id))
     report = all_runs.save_report(run_id, output)

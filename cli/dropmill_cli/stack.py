@@ -97,15 +97,16 @@ def use(name: str, outputs: dict[str, str], url: str | None) -> Stack:
 
 def _outputs(place: Place) -> dict[str, str]:
     import boto3
+    from botocore import exceptions
     from botocore.config import Config
-    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, NoRegionError
+    from botocore.exceptions import ClientError, HTTPClientError, NoRegionError
     from botocore.parsers import ResponseParserError
 
     quick: Any = {"mode": "standard", "total_max_attempts": 2}
     try:
         client = boto3.client("cloudformation", config=Config(retries=quick, connect_timeout=3, read_timeout=20))
         stacks = client.describe_stacks(StackName=place.stack)["Stacks"]
-    except (ConnectionError, HTTPClientError) as error:
+    except (exceptions.ConnectionError, HTTPClientError) as error:
         where = place.url or f"AWS ({type(error).__name__})"
         raise CommandError(f"no cloud at {where}; start one with `dropmill up` or name a stack with --stack") from None
     except ResponseParserError:
