@@ -313,6 +313,8 @@ def _end_with_the_environment(original: Any) -> Any:
             try:
                 EvalComponent.eval(self, env)
             finally:
+                # The interpreter catches what a state raises, but not a bug in its own last steps.
+                env.set_error({"error": "States.Runtime", "cause": "the interpreter failed; see its log"})
                 env.ended.set()
 
         threading.Thread(target=work, name="execution", daemon=True).start()

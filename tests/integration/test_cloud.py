@@ -200,6 +200,20 @@ def test_it_listens_on_this_machine_only(cloud: Cloud) -> None:
     assert cloud.endpoint_url.startswith("http://127.0.0.1:")
 
 
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:4566"),
+        ("0.0.0.0", "http://127.0.0.1:4566"),  # noqa: S104  # not bound here
+        ("::", "http://[::1]:4566"),
+        ("172.17.0.1", "http://172.17.0.1:4566"),
+        ("localhost", "http://localhost:4566"),
+    ],
+)
+def test_functions_are_told_an_address_that_they_can_call(host: str, url: str) -> None:
+    assert Cloud(host, 4566).endpoint_url == url
+
+
 def test_only_one_runs_in_a_process(cloud: Cloud) -> None:
     with pytest.raises(CloudError, match="stop it first"):
         Cloud().start()
