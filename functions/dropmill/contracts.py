@@ -205,6 +205,7 @@ class InspectedDrop(Contract):
     """The result of Inspect Drop. `shards` are the items of Convert Shards: numbers only."""
 
     shards: list[int]
+    tuned: bool
     task: Task
     feature_dim: int
 
@@ -226,10 +227,12 @@ class DeployInput(LaunchInput):
 
 
 class TrainedModel(Contract):
-    """What answers the token of Launch Training."""
+    """What answers the token of Launch Training or Launch Tuning: of a search, the best job."""
 
     training_job: str
     artifact: str
+    tuning_job: str | None = None
+    hyperparameters: dict[str, str] = Field(default_factory=dict, description="What tuning found best")
     metrics: dict[str, float] = Field(default_factory=dict)
     billable_seconds: int = 0
 
@@ -309,7 +312,7 @@ class RunRecord(Contract):
 
 class LeaseRecord(Contract):
     step: str
-    kind: Literal["training-job", "model", "endpoint-config", "endpoint"]
+    kind: Literal["training-job", "tuning-job", "model", "endpoint-config", "endpoint"]
     name: str
     state: Literal["intended", "created", "closing", "closed"]
     attempt: int

@@ -10,12 +10,11 @@ CLASSES_MAX = 100
 """Labels of at most this many distinct whole numbers are classes; others are quantities."""
 
 CLUSTERS_WITHOUT_LABELS = 10
+NEIGHBORS = 10
+FACTORS = 64
 
-_PREDICTORS = {
-    Task.BINARY: "binary_classifier",
-    Task.MULTICLASS: "multiclass_classifier",
-    Task.REGRESSION: "regressor",
-}
+DECIDED_BY_ROWS = {"linear-learner": ("mini_batch_size",), "knn": ("sample_size",)}
+"""What Seal Dataset fills in, once the rows have been counted."""
 
 
 def decide_task(recipe: Recipe, layout: Layout, file: str) -> Task:
@@ -27,9 +26,9 @@ def decide_task(recipe: Recipe, layout: Layout, file: str) -> Task:
         InvalidDrop: there is no label where the algorithm needs one, or it has a single value.
         InvalidRecipe: the label does not suit what the recipe asks for.
     """
-    algorithm = algorithms.get(recipe.algorithm)
-    if None in algorithm.tasks:
-        return Task(algorithm.tasks[None])
+    predictors = {Task(task): predictor for task, predictor in algorithms.get(recipe.algorithm).predictors.items()}
+    if Task.CLUSTERING in predictors:
+        return Task.CLUSTERING
     if not layout.labelled:
         raise InvalidDrop(
             f"{file}: {recipe.algorithm} needs a label, and there is no column named 'label';"
@@ -39,16 +38,21 @@ def decide_task(recipe: Recipe, layout: Layout, file: str) -> Task:
     if values is not None and len(values) < 2:
         raise InvalidDrop(f"{file}: every row has the label {values[0]:g}; at least two different labels are needed")
     asked = recipe.hyperparameters.get("predictor_type")
-    if asked is not None and asked in algorithm.tasks:
-        task = Task(algorithm.tasks[asked])
-    elif recipe.data.positive is not None or (values is not None and len(values) == 2):
-        task = Task.BINARY
-    elif values is not None and len(values) <= CLASSES_MAX and all(value.is_integer() for value in values):
-        task = Task.MULTICLASS
-    else:
-        task = Task.REGRESSION
+    possible = [task for task, predictor in predictors.items() if asked in (None, predictor)] or list(predictors)
+    task = _by_labels(recipe, values)
+    if task not in possible:
+        # Asked for, it is held against the labels; else the nearest that the algorithm can learn is.
+        task = possible[-1] if asked is not None else Task.BINARY
     _check_classes(recipe, task, values, file)
     return task
+
+
+def _by_labels(recipe: Recipe, values: list[float] | None) -> Task:
+    if recipe.data.positive is not None or (values is not None and len(values) == 2):
+        return Task.BINARY
+    if values is not None and len(values) <= CLASSES_MAX and all(value.is_integer() for value in values):
+        return Task.MULTICLASS
+    return Task.REGRESSION
 
 
 def _check_classes(recipe: Recipe, task: Task, values: list[float] | None, file: str) -> None:
@@ -76,49 +80,61 @@ def planned_hyperparameters(recipe: Recipe, layout: Layout, task: Task) -> dict[
     Raises:
         InvalidRecipe: one is unknown, out of its range, or contradicts the data.
     """
-    known = {"feature_dim": str(layout.feature_dim)}
-    if recipe.algorithm == "linear-learner":
-        known["predictor_type"] = _PREDICTORS[task]
-        if task is Task.MULTICLASS and layout.label_values is not None:
-            known["num_classes"] = str(len(layout.label_values))
+    algorithm = algorithms.get(recipe.algorithm)
     given = recipe.hyperparameters
+    hidden = sorted(name for name in given if name.startswith("_"))
+    if hidden:
+        raise InvalidRecipe(f"hyperparameters.{hidden[0]} is reserved for SageMaker itself; leave it out")
+    classes = len(layout.label_values or [])
+    known = {"feature_dim": str(layout.feature_dim)}
+    predictor = algorithm.predictors[task.value]
+    if predictor is not None:
+        known["predictor_type"] = predictor
+    if any(row.name == "num_classes" for row in algorithm.hyperparameters) and task is Task.MULTICLASS:
+        known["num_classes"] = str(classes)
     for name, value in known.items():
         if given.get(name, value) not in (value, "auto"):
             raise InvalidRecipe(
                 f"hyperparameters.{name} is {given[name]}, but the dataset makes it {value}; leave it out"
             )
-    if recipe.algorithm == "kmeans" and "k" not in given:
-        classes = len(layout.label_values) if layout.label_values is not None else 0
-        known["k"] = str(classes if 2 <= classes <= CLASSES_MAX else CLUSTERS_WITHOUT_LABELS)
-    merged = {**given, **known}
-    hidden = sorted(name for name in given if name.startswith("_"))
-    if hidden:
-        raise InvalidRecipe(f"hyperparameters.{hidden[0]} is reserved for SageMaker itself; leave it out")
+    chosen = _chosen(recipe.algorithm, classes)
+    tuned = recipe.tuning.ranges if recipe.tuning else {}
+    merged = {**{name: value for name, value in chosen.items() if name not in tuned}, **given, **known}
     try:
-        algorithms.get(recipe.algorithm).validate(merged)
+        algorithm.validate(merged, decided_later=(*DECIDED_BY_ROWS.get(recipe.algorithm, ()), *tuned))
     except InvalidHyperparameters as error:
         raise InvalidRecipe(f"hyperparameters: {error}") from None
     return merged
+
+
+def _chosen(algorithm: str, classes: int) -> dict[str, str]:
+    """Defaults of ours for what SageMaker requires and the recipe need not say."""
+    if algorithm == "kmeans":
+        return {"k": str(classes if 2 <= classes <= CLASSES_MAX else CLUSTERS_WITHOUT_LABELS)}
+    if algorithm == "knn":
+        return {"k": str(NEIGHBORS)}
+    if algorithm == "factorization-machines":
+        return {"num_factors": str(FACTORS)}
+    return {}
 
 
 def sealed_hyperparameters(recipe: Recipe, planned: dict[str, str], training_rows: int) -> dict[str, str]:
     """The hyperparameters once the rows have been counted.
 
     Where the recipe is silent, Linear Learner's mini-batch is a tenth of the rows, at most its own default of 1000:
-    more rows than there are fail the job, and few updates an epoch learn little.
+    more rows than there are fail the job, and few updates an epoch learn little. k-NN's sample is all training rows.
 
     Raises:
         InvalidRecipe: there are too few rows for what the recipe asks.
     """
-    sealed = dict(planned)
-    if recipe.algorithm == "linear-learner":
-        asked = int(sealed.setdefault("mini_batch_size", str(max(1, min(1000, training_rows // 10)))))
-        if asked > training_rows:
-            raise InvalidRecipe(
-                f"hyperparameters.mini_batch_size is {asked}, but there are {training_rows} training rows; lower it"
-            )
-    if recipe.algorithm == "kmeans" and int(sealed["k"]) > training_rows:
-        raise InvalidRecipe(
-            f"hyperparameters.k is {sealed['k']}, but there are {training_rows} training rows; lower it"
-        )
+    defaults = {"mini_batch_size": max(1, min(1000, training_rows // 10)), "sample_size": training_rows}
+    tuned = recipe.tuning.ranges if recipe.tuning else {}
+    decided = (name for name in DECIDED_BY_ROWS.get(recipe.algorithm, ()) if name not in tuned)
+    sealed = {**{name: str(defaults[name]) for name in decided}, **planned}
+    bounded = {"kmeans": ("k",), "linear-learner": ("mini_batch_size",), "knn": ("k", "sample_size")}
+    for name in bounded.get(recipe.algorithm, ()):
+        largest = tuned[name].largest if name in tuned else sealed.get(name)
+        if largest is not None and float(largest) > training_rows:
+            where = f"tuning.ranges.{name} goes up to" if name in tuned else f"hyperparameters.{name} is"
+            raise InvalidRecipe(f"{where} {largest}, but there are {training_rows} training rows; lower it")
     return sealed

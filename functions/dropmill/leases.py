@@ -193,7 +193,7 @@ def look_again(lease: Lease, now: int) -> None:
 
 
 def _failed(step: Step, message: str) -> DropmillError:
-    return JobFailed(message) if step == "training" else EndpointFailed(message)
+    return JobFailed(message) if step in ("training", "tuning") else EndpointFailed(message)
 
 
 def _gone(lease: Lease) -> DropmillError:

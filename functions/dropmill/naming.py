@@ -12,10 +12,11 @@ SAGEMAKER_NAME_MAX: Final = 32
 STACK_TAG: Final = "dropmill:stack"
 RUN_TAG: Final = "dropmill:run"
 
-Step = Literal["training", "model", "endpoint-config", "endpoint"]
+Step = Literal["training", "tuning", "model", "endpoint-config", "endpoint"]
 
 _STEP_SLUGS: Final[dict[Step, str]] = {
     "training": "train",
+    "tuning": "tune",
     "model": "model",
     "endpoint-config": "epcfg",
     "endpoint": "ep",

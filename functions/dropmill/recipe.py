@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeGuard, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -80,6 +80,64 @@ class TrainingOptions(Section):
     max_runtime: Duration = Field(default=3600, ge=60, le=28 * 86400)
 
 
+class Range(Section):
+    """Where tuning looks for one hyperparameter: exactly one of the three kinds."""
+
+    continuous: tuple[str, str] | None = Field(default=None, description="Smallest and largest value")
+    integer: tuple[str, str] | None = Field(default=None, description="Smallest and largest value")
+    categorical: list[str] | None = Field(default=None, min_length=1, max_length=30)
+    scale: Literal["Auto", "Linear", "Logarithmic", "ReverseLogarithmic"] = "Auto"
+
+    @model_validator(mode="after")
+    def is_one_kind(self) -> Self:
+        kinds = [kind for kind in (self.continuous, self.integer, self.categorical) if kind is not None]
+        if len(kinds) != 1:
+            raise ValueError("give one of continuous: [from, to], integer: [from, to] or categorical: [values]")
+        if self.categorical is not None:
+            if self.scale != "Auto":
+                raise ValueError("categorical values have no scale")
+            if len(set(self.categorical)) != len(self.categorical):
+                raise ValueError("a categorical value is given twice")
+            return self
+        low, high = (float(_finite_number(bound)) for bound in kinds[0])
+        if low >= high:
+            raise ValueError("the smallest value must be below the largest")
+        if self.scale == "Logarithmic" and low <= 0:
+            raise ValueError("a Logarithmic scale needs values above 0")
+        if self.scale == "ReverseLogarithmic" and (self.continuous is None or low < 0 or high >= 1):
+            raise ValueError("a ReverseLogarithmic scale needs a continuous range within [0, 1)")
+        return self
+
+    @property
+    def bounds(self) -> list[str]:
+        """The values that must be valid for the whole range to be."""
+        return list(self.continuous or self.integer or self.categorical or ())
+
+    @property
+    def largest(self) -> str:
+        return max(self.bounds, key=float)
+
+
+class TuningOptions(Section):
+    """A search for hyperparameters: many training jobs, of which the best by `objective` becomes the model."""
+
+    objective: str = Field(description="One of the algorithm's metrics, as `validation:binary_f_beta`")
+    strategy: Literal["Bayesian", "Random", "Grid"] = "Bayesian"
+    max_jobs: int = Field(default=6, ge=1, le=750)
+    max_parallel_jobs: int = Field(default=2, ge=1, le=100)
+    max_runtime: Duration = Field(default=3 * 3600, ge=120, le=30 * 86400, description="Of the whole search")
+    early_stopping: bool = False
+    ranges: dict[str, Range] = Field(min_length=1, max_length=30)
+
+    @model_validator(mode="after")
+    def is_a_search(self) -> Self:
+        if self.max_parallel_jobs > self.max_jobs:
+            raise ValueError("max_parallel_jobs can't be more than max_jobs")
+        if self.strategy == "Grid" and any(entry.categorical is None for entry in self.ranges.values()):
+            raise ValueError("a Grid search takes categorical ranges only")
+        return self
+
+
 class EvaluationOptions(Section):
     instance_type: InstanceType = "ml.m5.large"
     instance_count: int = Field(default=1, ge=1, le=10)
@@ -97,6 +155,7 @@ class Recipe(Section):
     data: DataOptions = DataOptions()
     hyperparameters: dict[str, str] = Field(default_factory=dict, max_length=100)
     training: TrainingOptions = TrainingOptions()
+    tuning: TuningOptions | None = None
     evaluation: EvaluationOptions = EvaluationOptions()
     limits: Limits = Limits()
 
@@ -111,13 +170,51 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def stays_within_its_limits(self) -> Self:
-        hours = self.training.max_runtime * self.training.instance_count / 3600
+        jobs = self.tuning.max_jobs if self.tuning else 1
+        hours = jobs * self.training.max_runtime * self.training.instance_count / 3600
+        if self.tuning:
+            parallel = self.tuning.max_parallel_jobs * self.training.instance_count
+            hours = min(hours, parallel * self.tuning.max_runtime / 3600)
         if hours > self.limits.instance_hours:
+            lower = "training.max_runtime or tuning.max_jobs" if self.tuning else "training.max_runtime"
             raise ValueError(
                 f"training: up to {hours:g} instance-hours, more than limits.instance_hours allows"
-                f" ({self.limits.instance_hours:g}); lower training.max_runtime or raise the limit"
+                f" ({self.limits.instance_hours:g}); lower {lower}, or raise the limit"
             )
         return self
+
+    @model_validator(mode="after")
+    def tunes_what_can_be_tuned(self) -> Self:
+        if self.tuning is None:
+            return self
+        algorithm = algorithms.get(self.algorithm)
+        goals = [metric.name for metric in algorithm.metrics if metric.goal is not None]
+        channel = algorithm.validation_channel
+        objectives = [name for name in goals if name.startswith(f"{channel}:")]
+        if self.tuning.objective not in objectives:
+            raise ValueError(
+                f"tuning.objective: {self.tuning.objective!r} does not judge {self.algorithm} by its validation rows;"
+                f" use one of {', '.join(objectives)}"
+            )
+        if self.data.split.validation == 0:
+            raise ValueError("data.split.validation: tuning needs validation rows to judge by")
+        table = {row.name: row for row in algorithm.hyperparameters}
+        for name, entry in self.tuning.ranges.items():
+            if name not in table or table[name].hidden or name in _THE_DATAS_OWN:
+                raise ValueError(f"tuning.ranges.{name}: {self.algorithm} has no such hyperparameter to tune")
+            if name in self.hyperparameters:
+                raise ValueError(
+                    f"tuning.ranges.{name}: it is fixed under hyperparameters as well; keep one of the two"
+                )
+            for bound in entry.bounds:
+                try:
+                    table[name].parse(bound)
+                except algorithms.InvalidHyperparameters as error:
+                    raise ValueError(f"tuning.ranges.{name}: {error}") from None
+        return self
+
+
+_THE_DATAS_OWN = {"feature_dim", "num_classes", "predictor_type"}
 
 
 def built_in_recipe(name: str) -> Recipe | None:
@@ -204,8 +301,13 @@ def _sentence(detail: ErrorDetails, lines: Mapping[tuple[str | int, ...], int]) 
 def _known_keys(path: tuple[str | int, ...]) -> list[str]:
     model: type[BaseModel] = Recipe
     for part in path:
-        annotation = model.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        annotation = model.model_fields[str(part)].annotation if part in model.model_fields else None
+        sections = [kind for kind in (annotation, *get_args(annotation)) if _is_section(kind)]
+        if not sections:
             return []
-        model = annotation
+        model = sections[-1]
     return list(model.model_fields)
+
+
+def _is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

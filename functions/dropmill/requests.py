@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dropmill import algorithms
 from dropmill.contracts import Part, Plan, SealedDataset
 from dropmill.naming import RUN_TAG, STACK_TAG, model_prefix, part_prefix
+from dropmill.recipe import TuningOptions
 from dropmill.settings import setting
 from dropmill.storage import artifact_uri
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
         ChannelTypeDef,
         CreateEndpointConfigInputTypeDef,
         CreateEndpointInputTypeDef,
+        CreateHyperParameterTuningJobRequestTypeDef,
         CreateModelInputTypeDef,
         CreateTrainingJobRequestTypeDef,
+        ParameterRangesTypeDef,
         TagTypeDef,
     )
 
@@ -29,9 +32,63 @@ def tags(run_id: str) -> list[TagTypeDef]:
 
 
 def training_request(plan: Plan, dataset: SealedDataset, name: str) -> CreateTrainingJobRequestTypeDef:
-    """The training job: the train part, and the validation part in the channel that the algorithm judges by.
+    request: Any = {
+        "TrainingJobName": name,
+        "HyperParameters": dataset.hyperparameters,
+        **_job(plan, dataset),
+        "Tags": tags(plan.run_id),
+    }
+    return cast("CreateTrainingJobRequestTypeDef", request)
 
-    The test part is never named: what is held out reaches no job.
+
+def tuning_request(
+    plan: Plan, tuning: TuningOptions, dataset: SealedDataset, name: str
+) -> CreateHyperParameterTuningJobRequestTypeDef:
+    """The tags reach the training jobs too, as SageMaker passes a tuning job's on."""
+    (metric,) = (metric for metric in algorithms.get(plan.recipe.algorithm).metrics if metric.name == tuning.objective)
+    return {
+        "HyperParameterTuningJobName": name,
+        "HyperParameterTuningJobConfig": {
+            "Strategy": tuning.strategy,
+            "HyperParameterTuningJobObjective": {"Type": cast(Any, metric.goal), "MetricName": metric.name},
+            "ResourceLimits": {
+                "MaxNumberOfTrainingJobs": tuning.max_jobs,
+                "MaxParallelTrainingJobs": tuning.max_parallel_jobs,
+                "MaxRuntimeInSeconds": tuning.max_runtime,
+            },
+            "ParameterRanges": _ranges(tuning),
+            "TrainingJobEarlyStoppingType": "Auto" if tuning.early_stopping else "Off",
+            "RandomSeed": plan.recipe.data.split.seed,
+        },
+        "TrainingJobDefinition": cast(Any, {"StaticHyperParameters": dataset.hyperparameters, **_job(plan, dataset)}),
+        "Tags": tags(plan.run_id),
+    }
+
+
+def _ranges(tuning: TuningOptions) -> ParameterRangesTypeDef:
+    def bounded(kind: str) -> list[Any]:
+        return [
+            {"Name": name, "MinValue": bounds[0], "MaxValue": bounds[1], "ScalingType": entry.scale}
+            for name, entry in tuning.ranges.items()
+            if (bounds := getattr(entry, kind)) is not None
+        ]
+
+    return {
+        "ContinuousParameterRanges": bounded("continuous"),
+        "IntegerParameterRanges": bounded("integer"),
+        "CategoricalParameterRanges": [
+            {"Name": name, "Values": entry.categorical}
+            for name, entry in tuning.ranges.items()
+            if entry.categorical is not None
+        ],
+    }
+
+
+def _job(plan: Plan, dataset: SealedDataset) -> Any:
+    """What a training job and each job of a search are told alike.
+
+    The train part, and the validation part in the channel that the algorithm judges by. The test part is never named:
+    what is held out reaches no job.
     """
     training = plan.recipe.training
     algorithm = algorithms.get(plan.recipe.algorithm)
@@ -39,22 +96,19 @@ def training_request(plan: Plan, dataset: SealedDataset, name: str) -> CreateTra
     if dataset.parts[Part.VALIDATION].rows:
         channels.append(_channel(plan, algorithm.validation_channel, Part.VALIDATION))
     return {
-        "TrainingJobName": name,
         "AlgorithmSpecification": {
             "TrainingImage": algorithm.image_uri(setting("aws_region")),
             "TrainingInputMode": training.input_mode,
         },
         "RoleArn": setting("job_role_arn"),
-        "HyperParameters": dataset.hyperparameters,
         "InputDataConfig": channels,
         "OutputDataConfig": {"S3OutputPath": artifact_uri(model_prefix(plan.recipe_name, plan.run_id))},
         "ResourceConfig": {
-            "InstanceType": cast(Any, training.instance_type),  # any type that SageMaker knows, also a newer one
+            "InstanceType": training.instance_type,
             "InstanceCount": training.instance_count,
             "VolumeSizeInGB": training.volume_gb,
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": training.max_runtime},
-        "Tags": tags(plan.run_id),
     }
 
 

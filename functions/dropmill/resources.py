@@ -134,6 +134,37 @@ def _training_job(name: str) -> Observed:
     return Observed(Presence.PENDING)
 
 
+def _tuning_job(name: str) -> Observed:
+    job = _describe(lambda: aws.sagemaker().describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name))
+    if job is None:
+        return Observed(Presence.ABSENT)
+    status = job["HyperParameterTuningJobStatus"]
+    if status not in {"Completed", "Failed", "Stopped", "DeleteFailed"}:
+        return Observed(Presence.PENDING)
+    billable = job.get("ConsumedResources", {}).get("RuntimeInSeconds")
+    log = log_link(TRAINING_LOGS, name)
+    best = job.get("BestTrainingJob")
+    if status == "Completed" and best:
+        trained = _training_job(best["TrainingJobName"]).answer
+        if isinstance(trained, TrainedModel):
+            answer = trained.model_copy(
+                update={
+                    "tuning_job": name,
+                    "hyperparameters": best["TunedHyperParameters"],
+                    "billable_seconds": billable or trained.billable_seconds,
+                }
+            )
+            return Observed(Presence.SETTLED, answer=answer, billable_seconds=billable)
+    if status == "Stopped":
+        stopped = JobStopped(
+            f"tuning job {name} was stopped: it reached tuning.max_runtime, or somebody stopped it (logs: {log})"
+        )
+        return Observed(Presence.SETTLED, error=stopped, billable_seconds=billable)
+    reason = job.get("FailureReason", "none of its training jobs gave a model")
+    error = _failure("tuning job", name, reason, log, failed=JobFailed)
+    return Observed(Presence.SETTLED, error=error, billable_seconds=billable)
+
+
 def _endpoint(name: str) -> Observed:
     endpoint = _describe(lambda: aws.sagemaker().describe_endpoint(EndpointName=name))
     if endpoint is None:
@@ -159,6 +190,14 @@ RESOURCES: Final[dict[Step, Resource]] = {
         end=lambda name: _try(lambda: aws.sagemaker().stop_training_job(TrainingJobName=name)),
         ends_by_itself=True,
     ),
+    "tuning": Resource(
+        kind="tuning-job",
+        describe=_tuning_job,
+        end=lambda name: _try(
+            lambda: aws.sagemaker().stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+        ),
+        ends_by_itself=True,
+    ),
     "model": Resource(
         kind="model",
         describe=lambda name: _present(lambda: aws.sagemaker().describe_model(ModelName=name)),
@@ -179,5 +218,5 @@ RESOURCES: Final[dict[Step, Resource]] = {
     ),
 }
 
-CLOSING_ORDER: Final[tuple[Step, ...]] = ("training", "endpoint", "endpoint-config", "model")
+CLOSING_ORDER: Final[tuple[Step, ...]] = ("tuning", "training", "endpoint", "endpoint-config", "model")
 """An endpoint goes before its configuration, a configuration before its model."""

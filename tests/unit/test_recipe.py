@@ -10,6 +10,12 @@ from dropmill.recipe import Recipe, built_in_recipe, parse_recipe
 SCHEMA = Path(__file__).parents[2] / "docs" / "recipe.schema.json"
 
 
+def tuned(entry: str, *options: str) -> str:
+    """A K-Means recipe that searches one range."""
+    lines = ["algorithm: kmeans", "tuning:", "  objective: test:msd", *(f"  {option}" for option in options)]
+    return "\n".join([*lines, "  ranges:", f"    {entry}", ""])
+
+
 def refusal(text: str) -> str:
     with pytest.raises(InvalidRecipe) as caught:
         parse_recipe(text, "digits")
@@ -64,12 +70,27 @@ def test_other_names_are_no_recipe() -> None:
         ("data: {}", "'algorithm' is missing"),
         ("algorithm: kmeans\nalgoritm: kmeans", "line 2: unknown key 'algoritm'; did you mean 'algorithm'?"),
         ("algorithm: kmeans\ndata:\n  lable: x", "line 3: unknown key 'data.lable'; did you mean 'label'?"),
-        ("algorithm: kmeans\ntuning: {max_jobs: 3}", "line 2: unknown key 'tuning'"),
+        ("algorithm: kmeans\ngates: {f1: 1}", "line 2: unknown key 'gates'"),
+        ("algorithm: kmeans\ntuning:\n  max_job: 3", "line 3: unknown key 'tuning.max_job'; did you mean 'max_jobs'?"),
+        (tuned("init_method: {continuous: [1, 2]}"), "tuning.ranges.init_method"),
+        (tuned("epochs: {integer: [2, 1]}"), "the smallest value must be below the largest"),
+        (tuned("epochs: {integer: [0, 5]}"), "tuning.ranges.epochs"),
+        (tuned("epochs: {integer: [1, 5], categorical: [2]}"), "give one of"),
+        (tuned("epochs: {integer: [1, 5], scale: Log}"), "tuning.ranges.epochs.scale"),
+        (tuned("epoch: {integer: [1, 5]}"), "no such hyperparameter"),
+        (tuned("feature_dim: {integer: [1, 5]}"), "no such hyperparameter"),
+        (tuned("local_lloyd_tol: {continuous: [0, 1], scale: Logarithmic}"), "values above 0"),
+        (tuned("epochs: {integer: [1, 5]}") + "hyperparameters: {epochs: 3}", "fixed under hyperparameters"),
+        (tuned("epochs: {integer: [1, 5]}").replace("test:msd", "train:msd"), "use one of test:msd"),
+        (tuned("epochs: {integer: [1, 5]}") + "data: {split: {validation: 0}}", "needs validation rows"),
+        (tuned("epochs: {integer: [1, 5]}", "strategy: Grid"), "categorical ranges only"),
+        (tuned("epochs: {integer: [1, 5]}", "max_jobs: 1"), "max_parallel_jobs can't be more"),
+        (tuned("epochs: {integer: [1, 5]}", "max_jobs: 20", "max_parallel_jobs: 9"), "instance-hours"),
         ("algorithm: kmeans\nalgorithm: knn", "line 2: 'algorithm' is given twice"),
         ("algorithm: kmeans\ndata:\n  split: {test: 1.5}", "line 3: data.split.test"),
         ("algorithm: kmeans\ndata:\n  split: {validation: 0.5, test: 0.5}", "must leave rows to train on"),
         ("algorithm: kmeans\ntraining: {max_runtime: 1 hour}", "a duration is 0 or a whole number with a unit"),
-        ("algorithm: kmeans\ntraining:\n  max_runtime: 20h", "lower training.max_runtime or raise the limit"),
+        ("algorithm: kmeans\ntraining:\n  max_runtime: 20h", "lower training.max_runtime, or raise the limit"),
         ("algorithm: kmeans\ntraining: {instance_type: m5.large}", "line 2: training.instance_type"),
         ("algorithm: kmeans\ndata: {positive: yes}", "line 2: data.positive: must be a number"),
         ("algorithm: kmeans\ndata: &a {label: x}\nhyperparameters: *a", "YAML alias"),
@@ -79,6 +100,12 @@ def test_other_names_are_no_recipe() -> None:
 )
 def test_what_is_wrong_is_named_by_line(text: str, said: str) -> None:
     assert said in refusal(text)
+
+
+def test_a_search_is_read() -> None:
+    recipe = parse_recipe(tuned("local_lloyd_tol: {continuous: [0.0000001, 1], scale: Logarithmic}"), "x")
+    assert recipe.tuning is not None
+    assert recipe.tuning.ranges["local_lloyd_tol"].continuous == ("0.0000001", "1")
 
 
 def test_every_problem_is_named_at_once() -> None:

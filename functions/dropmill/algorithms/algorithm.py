@@ -33,9 +33,9 @@ SHARED_METRICS = (
 class Algorithm:
     """A built-in algorithm: what it accepts and what it answers.
 
-    `tasks` maps each `predictor_type` to the task that it learns; an algorithm without that hyperparameter has the one
-    key None. `validation_channel` is the channel for rows that judge a training job's models; `answer_keys` are the
-    fields of each prediction.
+    `predictors` maps each task that it can learn to the `predictor_type` that asks for it; None: there is no such
+    hyperparameter. `validation_channel` is the channel for rows that judge a training job's models; `answer_keys` are
+    the fields of each prediction.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Algorithm:
     hyperparameters: tuple[table.Hyperparameter, ...]
     rules: tuple[table.Rule, ...]
     metrics: tuple[Metric, ...]
-    tasks: Mapping[str | None, TaskName]
+    predictors: Mapping[TaskName, str | None]
     label_required: bool
     validation_channel: Literal["validation", "test"]
     train_content_types: tuple[str, ...]
@@ -58,10 +58,6 @@ class Algorithm:
         `decided_later` names those that may still be missing, because the data decides them.
         """
         return table.parse(self.hyperparameters, self.rules, hyperparameters, decided_later=decided_later)
-
-    def task(self, hyperparameters: Mapping[str, Any]) -> TaskName:
-        """What is learned with these hyperparameters, parsed or not."""
-        return self.tasks[None] if None in self.tasks else self.tasks[hyperparameters["predictor_type"]]
 
     def image_uri(self, region: str) -> str:
         """The image's address: `<account>.dkr.ecr.<region>.<suffix>/<repository>:<tag>`. Raises UnsupportedRegion."""

@@ -30,7 +30,7 @@ KMEANS = Algorithm(
         Metric("train:msd", HOST + r"train msd <loss>=(\S+)", "Minimize"),
         *SHARED_METRICS,
     ),
-    tasks={None: "clustering"},
+    predictors={"clustering": None},
     label_required=False,
     validation_channel="test",
     train_content_types=(RECORDIO, CSV),

@@ -155,7 +155,7 @@ LINEAR_LEARNER = Algorithm(
     ),
     rules=(_loss_suits_predictor, _num_classes_for_multiclass, _centering_needs_bias),
     metrics=tuple(_metrics()),
-    tasks={"binary_classifier": "binary", "multiclass_classifier": "multiclass", "regressor": "regression"},
+    predictors={"binary": "binary_classifier", "multiclass": "multiclass_classifier", "regression": "regressor"},
     label_required=True,
     validation_channel="validation",
     train_content_types=(RECORDIO, CSV),

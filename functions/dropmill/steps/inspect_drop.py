@@ -47,7 +47,12 @@ def inspect_drop(request: InspectInput) -> InspectedDrop:
     shards = [Shard(number=0, source=drop)]
     storage.write_document(plan_key(request.run_id), plan)
     storage.write_document(shards_key(request.run_id), Shards(shards))
-    return InspectedDrop(shards=[shard.number for shard in shards], task=task, feature_dim=layout.feature_dim)
+    return InspectedDrop(
+        shards=[shard.number for shard in shards],
+        tuned=recipe.tuning is not None,
+        task=task,
+        feature_dim=layout.feature_dim,
+    )
 
 
 def _open(request: InspectInput) -> None:
