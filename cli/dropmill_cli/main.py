@@ -79,9 +79,10 @@ def main() -> None:
     dropmill runs
     dropmill show RUN
     dropmill rerun RUN --wait
+    dropmill exec -- python tutorial.py            any program, against an embedded cloud
 
-    The last four speak to the embedded cloud at http://127.0.0.1:4566 or AWS_ENDPOINT_URL, and to AWS when another
-    stack is named with --stack or DROPMILL_STACK.
+    drop, runs, show and rerun speak to the embedded cloud at http://127.0.0.1:4566 or AWS_ENDPOINT_URL, and to AWS
+    when another stack is named with --stack or DROPMILL_STACK.
 
     Exit codes: 0 done, 1 the run failed, 2 the command could not be carried out, 130 stopped by Ctrl-C.
     """
@@ -171,6 +172,35 @@ def up(host: str, port: int, region: str, no_rules: bool) -> None:
         sys.stdout.flush()
         click.echo(f"drop datasets under s3://{stack.drop_bucket}/drops/<recipe>/; Ctrl-C ends it", err=True)
         over.wait()
+
+
+@main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--cloud", metavar="own|URL", help="One of its own, or the one that answers at URL.")
+@click.option("--region", metavar="REGION", help="The program's region.  [env: AWS_REGION; default: us-east-1]")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def execute(cloud: str | None, region: str | None, command: tuple[str, ...]) -> None:
+    """Run COMMAND, any program that uses AWS, against an embedded cloud instead.
+
+    The cloud is the one that answers at AWS_ENDPOINT_URL or http://127.0.0.1:4566, else one of its own that ends with
+    the program. The program gets credentials, region and endpoint in its environment, as SageMaker's execution role;
+    what a Python program sends to names under amazonaws.com goes to the embedded cloud too. Its exit code is passed on.
+
+    \b
+    Examples:
+      dropmill exec -- python tutorial.py
+      dropmill exec --cloud own -- python tutorial.py --epochs 3
+      dropmill exec -- aws s3 ls
+    """
+    import os
+
+    from dropmill_cli import execute as execution
+
+    _end_on_signals()
+    base = dict(os.environ)  # as it is before a cloud's settings are in it
+    with execution.cloud_for(cloud, region) as (url, in_region, own):
+        click.echo(f"running against {'a cloud of its own' if own else f'the cloud at {url}'}", err=True)
+        code = execution.run(command, base, url, in_region)
+    click.get_current_context().exit(code)
 
 
 @main.command()
