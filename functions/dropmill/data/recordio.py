@@ -22,6 +22,7 @@ For float32 input the bytes are those of `sagemaker.amazon.common.write_numpy_to
 
 import ctypes
 import io
+import math
 import mmap
 import struct
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["MAX_RECORD_BYTES", "RecordIOError", "encode", "read", "write"]
+__all__ = ["MAX_RECORD_BYTES", "RecordIOError", "SparseRecordError", "encode", "read", "write"]
 
 Float32Array = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
@@ -40,7 +41,8 @@ MAGIC = 0xCED7230A
 MAX_RECORD_BYTES = 2**29 - 1
 """The length field of a record has 29 bits."""
 
-_BLOCK_BYTES = 1 << 20  # small enough to be assembled in a core's cache, large enough that a write call costs nothing
+_BLOCK_BYTES = 2 << 20  # small enough to be assembled in a cache, large enough that a write call costs nothing
+_PAGE_BYTES = 4096
 _HUGE_PAGES_FROM = 4 << 20
 _MAGIC_BYTES = struct.pack("<I", MAGIC)
 _FRAME = struct.Struct("<II")
@@ -61,6 +63,10 @@ class RecordIOError(ValueError):
         self.reason = reason
 
 
+class SparseRecordError(RecordIOError):
+    """A sparse record among those to be read as dense ones; `recordio_sparse` reads them."""
+
+
 # Writing
 
 
@@ -73,6 +79,8 @@ def write(stream: BinaryIO, features: ArrayLike, labels: ArrayLike | None = None
     matrix, vector = _checked(features, labels)
     template = _Template.of(matrix.shape[1], labelled=vector is not None)
     step = max(1, _BLOCK_BYTES // template.size)
+    whole_pages = _PAGE_BYTES // math.gcd(_PAGE_BYTES, template.size)  # a page written in two goes costs twice
+    step = step // whole_pages * whole_pages or step
     block: ByteArray = np.empty((min(step, len(matrix)), template.size), dtype=np.uint8)
     template.stamp(block)
     for start in range(0, len(matrix), step):
@@ -223,7 +231,7 @@ def read(source: bytes | bytearray | memoryview | BinaryIO) -> tuple[Float32Arra
     Raises RecordIOError for a truncated or corrupt stream, a sparse or non-numeric record, records of different widths,
     records with and without a label, a label of several values, and a finite value beyond float32.
     """
-    buffer = memoryview(source if isinstance(source, bytes | bytearray | memoryview) else source.read()).cast("B")
+    buffer = _buffer(source)
     data: ByteArray = np.frombuffer(buffer, dtype=np.uint8)
     rows = _Rows()
     offset = 0
@@ -239,6 +247,10 @@ def read(source: bytes | bytearray | memoryview | BinaryIO) -> tuple[Float32Arra
         rows.add_run(run, record, offset)
         offset += count * size
     return rows.result()
+
+
+def _buffer(source: bytes | bytearray | memoryview | BinaryIO) -> memoryview:
+    return memoryview(source if isinstance(source, bytes | bytearray | memoryview) else source.read()).cast("B")
 
 
 @dataclass(frozen=True)
@@ -363,19 +375,27 @@ def _run_length(data: ByteArray, fixed: _FixedRecord) -> int:
 
 def _record_at(buffer: memoryview, offset: int) -> _ReadRecord:
     """Read the record whose first frame is at `offset`, of one part or several."""
+    payload, end = _payload_at(buffer, offset)
+    features, label = _parse(payload, offset)
+    fixed = None
+    # A record of several parts has several heads, and so is longer than this.
+    in_one_part = len(payload) + _FRAME.size + -len(payload) % 4 == end - offset
+    if in_one_part and features.span is not None and (label is None or label.span is not None):
+        frame = _FRAME.size
+        fixed = _FixedRecord(
+            np.frombuffer(buffer[offset:end], dtype=np.uint8),
+            slice(frame + features.span[0], frame + features.span[1]),
+            None if label is None or label.span is None else slice(frame + label.span[0], frame + label.span[1]),
+        )
+    return _ReadRecord(features.values, None if label is None else label.values, end, fixed)
+
+
+def _payload_at(buffer: memoryview, offset: int) -> tuple[memoryview, int]:
+    """The payload of the record whose first frame is at `offset`, of one part or several, and where the next begins."""
     flag, start, stop = _frame_at(buffer, offset)
     end = _padded(buffer, start, stop)
     if flag == 0:
-        features, label = _parse(buffer[start:stop], offset)
-        fixed = None
-        if features.span is not None and (label is None or label.span is not None):
-            frame = _FRAME.size
-            fixed = _FixedRecord(
-                np.frombuffer(buffer[offset:end], dtype=np.uint8),
-                slice(frame + features.span[0], frame + features.span[1]),
-                None if label is None or label.span is None else slice(frame + label.span[0], frame + label.span[1]),
-            )
-        return _ReadRecord(features.values, None if label is None else label.values, end, fixed)
+        return buffer[start:stop], end
     if flag != 1:
         raise RecordIOError(offset, "a later part of a record whose first part is missing")
     payload = bytearray(buffer[start:stop])
@@ -389,8 +409,7 @@ def _record_at(buffer: memoryview, offset: int) -> _ReadRecord:
         payload += _MAGIC_BYTES
         payload += buffer[start:stop]
         end = _padded(buffer, start, stop)
-    features, label = _parse(memoryview(payload), offset)
-    return _ReadRecord(features.values, None if label is None else label.values, end, None)
+    return memoryview(payload), end
 
 
 def _frame_at(buffer: memoryview, offset: int) -> tuple[int, int, int]:
@@ -420,11 +439,7 @@ def _parse(payload: memoryview, offset: int) -> tuple[_Numbers, _Numbers | None]
     """Read the message `Record`: its features and its label."""
     features: _Numbers | None = None
     label: _Numbers | None = None
-    for number, wire, start, stop in _fields(payload, 0, len(payload), offset):
-        if number not in (1, 2):
-            continue  # uid, metadata, configuration
-        if wire != _BYTES:
-            raise RecordIOError(offset, "a map entry that is not a message")
+    for number, start, stop in _entries(payload, offset):
         numbers = _parse_entry(payload, start, stop, offset)
         if number == 1:
             if features is not None:
@@ -441,7 +456,28 @@ def _parse(payload: memoryview, offset: int) -> tuple[_Numbers, _Numbers | None]
     return features, label
 
 
+def _entries(payload: memoryview, offset: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (1 for features or 2 for a label, start, end) of each map entry of the message `Record`."""
+    for number, wire, start, stop in _fields(payload, 0, len(payload), offset):
+        if number not in (1, 2):
+            continue  # uid, metadata, configuration
+        if wire != _BYTES:
+            raise RecordIOError(offset, "a map entry that is not a message")
+        yield number, start, stop
+
+
 def _parse_entry(payload: memoryview, start: int, stop: int, offset: int) -> _Numbers:
+    tensor = _tensor_of(payload, start, stop, offset)
+    if tensor is None:
+        return _Numbers(np.empty(0, dtype=_F4), None)
+    for number, _wire, _start, _stop in _fields(payload, *tensor[1:], offset):
+        if number in (2, 3):
+            raise SparseRecordError(offset, "a sparse record (it has keys or a shape) where a dense one is expected")
+    return _tensor_values(payload, *tensor, offset)
+
+
+def _tensor_of(payload: memoryview, start: int, stop: int, offset: int) -> tuple[int, int, int] | None:
+    """The kind, start and end of the tensor in a map entry; None where the entry holds none."""
     key = b""
     value: tuple[int, int] | None = None
     for number, wire, field_start, field_stop in _fields(payload, start, stop, offset):
@@ -453,23 +489,19 @@ def _parse_entry(payload: memoryview, start: int, stop: int, offset: int) -> _Nu
             value = (field_start, field_stop)
     if key != b"values":
         raise RecordIOError(offset, f"numbers under the name {key.decode(errors='replace')!r}; 'values' is expected")
-    if value is None:
-        return _Numbers(np.empty(0, dtype=_F4), None)
-    numbers: _Numbers | None = None
-    for number, wire, field_start, field_stop in _fields(payload, *value, offset):
+    tensor: tuple[int, int, int] | None = None
+    for number, wire, field_start, field_stop in _fields(payload, *(value or (0, 0)), offset):
         if number not in (_TENSOR_FLOAT32, _TENSOR_FLOAT64, _TENSOR_INT32) or wire != _BYTES:
             raise RecordIOError(offset, "a value that is no tensor of numbers")
-        if numbers is not None:
+        if tensor is not None:
             raise RecordIOError(offset, "a value of two tensors")
-        numbers = _parse_tensor(payload, number, field_start, field_stop, offset)
-    return numbers or _Numbers(np.empty(0, dtype=_F4), None)
+        tensor = (number, field_start, field_stop)
+    return tensor
 
 
-def _parse_tensor(payload: memoryview, kind: int, start: int, stop: int, offset: int) -> _Numbers:
+def _tensor_values(payload: memoryview, kind: int, start: int, stop: int, offset: int) -> _Numbers:
     spans: list[tuple[int, int]] = []
     for number, wire, field_start, field_stop in _fields(payload, start, stop, offset):
-        if number in (2, 3):
-            raise RecordIOError(offset, "a sparse record (it has keys or a shape); only dense records can be read")
         if number == 1:
             expected = {_TENSOR_FLOAT32: _FIXED32, _TENSOR_FLOAT64: _FIXED64, _TENSOR_INT32: _VARINT}[kind]
             if wire not in (_BYTES, expected):
