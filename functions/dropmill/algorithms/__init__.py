@@ -4,8 +4,10 @@ No numpy here: Lambdas that only decide import this package.
 """
 
 from dropmill.algorithms.algorithm import Algorithm, Metric
+from dropmill.algorithms.factorization_machines import FACTORIZATION_MACHINES
 from dropmill.algorithms.hyperparameters import Hyperparameter, InvalidHyperparameters
 from dropmill.algorithms.kmeans import KMEANS
+from dropmill.algorithms.knn import KNN
 from dropmill.algorithms.linear_learner import LINEAR_LEARNER
 from dropmill.algorithms.predictions import InvalidPredictions, Predictions
 from dropmill.algorithms.registry import REGISTRY_ACCOUNTS, UnsupportedRegion
@@ -25,7 +27,7 @@ __all__ = [
     "image_uri",
 ]
 
-ALGORITHMS = {algorithm.name: algorithm for algorithm in (KMEANS, LINEAR_LEARNER)}
+ALGORITHMS = {algorithm.name: algorithm for algorithm in (KMEANS, LINEAR_LEARNER, FACTORIZATION_MACHINES, KNN)}
 
 
 class UnknownAlgorithm(LookupError):

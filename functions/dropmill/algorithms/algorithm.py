@@ -35,7 +35,8 @@ class Algorithm:
 
     `predictors` maps each task that it can learn to the `predictor_type` that asks for it; None: there is no such
     hyperparameter. `validation_channel` is the channel for rows that judge a training job's models; `answer_keys` are
-    the fields of each prediction.
+    the fields of each prediction, `verbose_keys` those that `Accept: ...; verbose=true` adds. An algorithm that takes
+    sparse rows works with them as they are; for the others they are filled up with zeros.
     """
 
     name: str
@@ -51,6 +52,8 @@ class Algorithm:
     request_content_types: tuple[str, ...]
     response_content_types: tuple[str, ...]
     answer_keys: tuple[str, ...]
+    verbose_keys: tuple[str, ...] = ()
+    takes_sparse: bool = False
 
     def validate(self, hyperparameters: Mapping[str, str], *, decided_later: Collection[str] = ()) -> dict[str, Any]:
         """The parsed values of all hyperparameters, defaults included. Raises InvalidHyperparameters.
