@@ -92,7 +92,7 @@ def _rows(instances: list[Any], feature_dim: int) -> FloatArray:
         return np.empty((0, 0), np.float32)
     if len({len(row) for row in rows}) > 1:
         raise UserError("its rows have different numbers of features")
-    return _numbers(rows)
+    return _numbers(rows, 2)
 
 
 def _row(instance: Any, feature_dim: int) -> list[Any] | FloatArray:
@@ -112,22 +112,24 @@ def _row(instance: Any, feature_dim: int) -> list[Any] | FloatArray:
 
 def _sparse(features: dict[str, Any], feature_dim: int) -> FloatArray:
     keys, shape, values = features.get("keys"), features.get("shape"), features["values"]
-    if not isinstance(keys, list) or not all(isinstance(key, int) and 0 <= key < feature_dim for key in keys):
+    if not isinstance(keys, list) or not all(type(key) is int and 0 <= key < feature_dim for key in keys):
         raise UserError(f"the keys of a sparse row must be whole numbers from 0 to {feature_dim - 1}")
     if shape != [feature_dim]:
         raise UserError(f"the shape of a sparse row must be [{feature_dim}]")
     if len(keys) != len(values) or len(set(keys)) != len(keys):
         raise UserError("a sparse row must have one value for each key, and each key once")
     row = np.zeros(feature_dim, np.float32)
-    row[keys] = _numbers(values)
+    row[keys] = _numbers(values, 1)
     return row
 
 
-def _numbers(values: Any) -> FloatArray:
+def _numbers(values: list[Any], dimensions: int) -> FloatArray:
     try:
         array = np.array(values)
     except ValueError:
         raise UserError("features must be lists of numbers") from None
+    if array.ndim != dimensions:
+        raise UserError("features must be lists of numbers")
     if array.dtype.kind not in "iuf" and array.size:
         raise UserError("features must be numbers")
     with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, which is refused later
