@@ -14,8 +14,10 @@ from dropmill.data import recordio
 os.environ["SAGEMAKER_SUPPRESS_V2_WARNING"] = "1"
 logging.disable(logging.INFO)  # the SDK logs to standard output, where the table goes
 
-# The SDK heeds both when it is imported, so the import comes after.
-from sagemaker.serializer_utils import read_records, write_numpy_to_dense_tensor
+from sagemaker.serializer_utils import (  # noqa: E402  # it heeds both when it is imported
+    read_records,
+    write_numpy_to_dense_tensor,
+)
 
 ROWS, COLUMNS = 10_000, 784
 CHEAP = 5
