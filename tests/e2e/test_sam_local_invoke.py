@@ -21,7 +21,7 @@ import pytest
 from dropmill.contracts import Metrics, Part, Plan, SealedDataset, ShardReport
 from dropmill.naming import dataset_key, metrics_key, plan_key, report_key, shard_report_key, shards_key
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 STACK = "dropmill-local"
 ARTIFACTS = f"{STACK}-artifacts"
