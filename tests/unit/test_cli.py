@@ -20,7 +20,7 @@ from rich.console import Console, RenderableType
 from dropmill.contracts import Metrics, ObjectVersion, RunStatus, Task
 from dropmill.errors import InvalidRecipe
 from dropmill.ledger import Run
-from dropmill_cli import drops, runs, show, stack
+from dropmill_cli import drops, runs, show, stack, watch
 from dropmill_cli.embedded import template_path
 from dropmill_cli.errors import CommandError
 from dropmill_cli.main import main
@@ -156,6 +156,21 @@ class TestHistory:
             {"type": "ExecutionFailed", "timestamp": after(1), "executionFailedEventDetails": {"error": "InvalidDrop"}},
         ]
         assert read_states(events)[0].trouble is None
+
+
+class TestFollow:
+    def test_each_look_is_shown_until_the_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        looks = [None, Progress(RunStatus.RUNNING, []), Progress(RunStatus.ABORTED, [], NOON)]
+        answers = iter(looks)
+        monkeypatch.setattr(watch, "look", lambda _: next(answers))
+        shown: list[Progress] = []
+        assert watch.follow("arn", shown.append, pause=0) is looks[2]
+        assert shown == looks[1:]
+
+    def test_a_run_that_never_begins_is_not_waited_for_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(watch, "look", lambda _: None)
+        with pytest.raises(CommandError, match=r"no run began .* --no-rules"):
+            watch.follow("arn", lambda _: None, pause=0, start_seconds=0.01)
 
 
 class TestScreen:
