@@ -438,7 +438,7 @@ def test_mnist_is_learned_as_well_as_documented(tmp_path: Path) -> None:
     clusters.add("train", "a", recordio.encode(train))
     clusters.add("test", "a", recordio.encode(validation))
     trained = clusters.train()
-    assert trained.metrics("kmeans")["train:msd"] <= 39.3
+    assert trained.metrics("kmeans")["train:msd"] <= 39.1
     centers = kmeans_model.load(clusters.base / "model")
     assigned = centers.predict(test)["closest_cluster"].astype(int)
     counts = [np.bincount(test_labels[assigned == cluster].astype(int)).max() for cluster in set(assigned.tolist())]
