@@ -7,7 +7,8 @@ from dropmill.algorithms import ALGORITHMS
 
 USAGE = f"usage: python -m localaws.algorithms train|serve {'|'.join(ALGORITHMS)}"
 # scikit-learn's OpenMP loops stand a busy machine; OpenBLAS's threads wait for each other by spinning, and on a machine
-# whose cores are taken a small matrix product then takes ten times as long as with one thread.
+# whose cores are taken a small matrix product then takes ten times as long as with one thread. Not more than two for
+# OpenMP: two partial sums add up to the same in either order, so the same rows give the same model to the bit.
 OPENMP_THREADS = 2
 
 

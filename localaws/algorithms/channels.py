@@ -1,10 +1,10 @@
 """Reads a training channel into one array."""
 
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,7 @@ def read_channel(container: Container, name: str, algorithm: Algorithm) -> Rows 
     parts = []
     for file in files:
         shown = f"channel {name}, file {file.relative_to(folder)}"
-        rows = read_csv(file, labels, shown) if kind == CSV else _read_recordio(file, shown)
+        rows = _read_csv_file(file, labels, shown) if kind == CSV else _read_recordio(file, shown)
         if len(rows.features):
             parts.append(rows)
     if not parts:
@@ -88,14 +88,18 @@ def check_rows(rows: Rows, channel: str, *, feature_dim: int | None, labelled: b
         raise UserError(f"channel {channel} has a label that is not a finite number")
 
 
-def read_csv(source: Any, labels: int, shown: str) -> Rows:
-    """Rows of comma-separated numbers without a header, the first `labels` columns being labels. Raises UserError.
+def _read_csv_file(file: Path, labels: int, shown: str) -> Rows:
+    # Opened here, because numpy would unpack a file by its name.
+    with file.open(encoding="utf-8-sig") as lines:
+        return read_csv(lines, labels, shown)
 
-    `source` is whatever `numpy.loadtxt` reads: a path or an iterable of lines.
-    """
+
+def read_csv(lines: Iterable[str], labels: int, shown: str) -> Rows:
+    """Rows of comma-separated numbers without a header, the first `labels` columns being labels. Raises UserError."""
     try:
-        table = np.loadtxt(source, dtype=np.float32, delimiter=",", comments=None, ndmin=2)
-    except (ValueError, UnicodeDecodeError) as error:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that there are no rows is told by others
+            table = np.loadtxt(lines, dtype=np.float32, delimiter=",", comments=None, ndmin=2)
+    except ValueError as error:
         raise UserError(f"{shown}: {_csv_problem(str(error))}") from None
     if table.size and table.shape[1] <= labels:
         raise UserError(f"{shown}: has {table.shape[1]} columns, of which {labels} are labels")

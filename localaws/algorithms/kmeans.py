@@ -26,7 +26,7 @@ FloatArray = NDArray[np.float32]
 
 LOG_NAME = "AWS/KMeansWebscale"
 
-_SEED = 20
+_SEED = 3
 _AUTO_FACTOR = 10
 _AUTO_TRIALS = 10
 

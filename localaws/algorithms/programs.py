@@ -45,8 +45,10 @@ class Model(Protocol):
 
 
 def train(name: str) -> int:
-    """Train by the files in the container's folder; the exit code. SIGTERM ends the process at once, as on AWS the
-    grace after it ends it; a model that is being written then is left out, because it is moved into place whole."""
+    """Train by the files in the container's folder; the exit code.
+
+    SIGTERM ends the process at once: it has nothing to clean up, and an artifact is moved into place whole.
+    """
     start_logging()
     container = Container.here()
     print("Docker entrypoint called with argument(s): train", flush=True)
@@ -86,6 +88,8 @@ def _train(container: Container, algorithm: Algorithm) -> None:
         raise UserError(str(error)) from error
     print(f"Final configuration: {json.dumps(values, sort_keys=True)}", flush=True)
 
+    trainer = importlib.import_module(_TRAINERS[algorithm.name])
+    reporter = Reporter(container.host(), trainer.LOG_NAME)
     started = time.perf_counter()
     rows = {name: read_channel(container, name, algorithm) for name in _channels(algorithm)}
     if rows["train"] is None:
@@ -97,8 +101,7 @@ def _train(container: Container, algorithm: Algorithm) -> None:
     log.info("Read %s in %.2f seconds", _counts(rows), time.perf_counter() - started)
 
     container.model.mkdir(parents=True, exist_ok=True)
-    trainer = importlib.import_module(_TRAINERS[algorithm.name])
-    trainer.train(values, rows, Reporter(container.host(), trainer.LOG_NAME), container.model)
+    trainer.train(values, rows, reporter, container.model)
 
 
 def _channels(algorithm: Algorithm) -> dict[str, None]:

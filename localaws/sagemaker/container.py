@@ -53,15 +53,15 @@ class Host:
     """The folder in which programs run, their ports, and the warden that ends them if this process dies."""
 
     def __init__(self, work_folder: Path | None = None) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="dropmill-sagemaker-", dir=work_folder))
+        self._work_folder = work_folder
+        self._folder: Path | None = None
         self._lock = threading.Lock()
         self._warden: subprocess.Popen[bytes] | None = None
         self._ports: set[int] = set()
-        self._closed = False
 
     def root(self, name: str) -> Path:
         """Make an empty /opt/ml layout and return its root."""
-        root = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
+        root = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._open()))
         for folder in ("input/config", "input/data", "model", "output/data", "tmp"):
             (root / folder).mkdir(parents=True)
         return root
@@ -94,33 +94,37 @@ class Host:
         """Forget a process group that has ended."""
         self._tell(f"-{group}\n")
 
-    def _tell(self, line: str) -> None:
+    def _open(self) -> Path:
+        """Make the folder, and the warden that removes it, when the first program needs them."""
         with self._lock:
-            if self._warden is None:
-                if self._closed:
-                    return
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="dropmill-sagemaker-", dir=self._work_folder))
                 program = str(Path(__file__).with_name("warden.py"))
                 # A session of its own: Ctrl-C in the terminal must not end it before its work is done.
                 self._warden = subprocess.Popen(
-                    [sys.executable, "-I", "-S", program, str(self.folder)],
+                    [sys.executable, "-I", "-S", program, str(self._folder)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
                 )
-            assert self._warden.stdin is not None  # noqa: S101 - narrows the type of a pipe asked for above
-            try:
-                self._warden.stdin.write(line.encode())
-                self._warden.stdin.flush()
-            except (BrokenPipeError, ValueError):
-                _log.warning("the warden is gone; programs would outlive a crash of this process")
+            return self._folder
+
+    def _tell(self, line: str) -> None:
+        with self._lock:
+            if self._warden and self._warden.stdin:
+                try:
+                    self._warden.stdin.write(line.encode())
+                    self._warden.stdin.flush()
+                except (BrokenPipeError, ValueError):
+                    _log.warning("the warden is gone; programs would outlive a crash of this process")
 
     def close(self) -> None:
         """Remove the folder and end the warden; every program has ended by now."""
-        shutil.rmtree(self.folder, ignore_errors=True)
         with self._lock:
-            self._closed = True
             warden, self._warden = self._warden, None
+            if self._folder:
+                shutil.rmtree(self._folder, ignore_errors=True)
         if warden and warden.stdin:
             with contextlib.suppress(BrokenPipeError):
                 warden.stdin.close()

@@ -52,11 +52,6 @@ class FunctionResource:
 
 
 @pytest.fixture(scope="session")
-def root() -> Path:
-    return ROOT
-
-
-@pytest.fixture(scope="session")
 def template() -> dict[str, Any]:
     return load(ROOT / "template.yaml")
 

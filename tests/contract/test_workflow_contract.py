@@ -233,7 +233,7 @@ def test_every_path_leads_to_a_result(machine: Scope, functions: dict[str, Any])
     results: dict[str, set[str]] = {name: set() for name in RunInput.model_fields}
     for name, state in machine["States"].items():
         if state["Type"] == "Task":
-            answer = ANSWERS[name] if state["Resource"] == WAITS else functions[snake(name)].types["return"]
+            answer: Any = ANSWERS[name] if state["Resource"] == WAITS else functions[snake(name)].types["return"]
             assert state.get("ResultPath", "$") != "$", f"the answer of {name} replaces the whole state"
             results[state["ResultPath"][2:]] = set(answer.model_fields)
     for name, state in machine["States"].items():

@@ -167,6 +167,18 @@ def test_hooks_catch_real_calls(cloud: Cloud) -> None:
     assert hook.calls[0].request["QueueName"] == "hooked"
 
 
+def test_a_function_can_be_made_to_die_right_after_a_call_that_it_made(cloud: Cloud, outputs: dict[str, str]) -> None:
+    killed: list[int] = []
+    with cloud.hooks.after("sts.GetCallerIdentity", lambda _: killed.append(cloud.lambdas.kill(outputs["Greet"]))):
+        answer = cloud.client("lambda").invoke(FunctionName=outputs["Greet"], Payload=b'{"name": "Di"}')
+    assert killed == [1]
+    assert answer["FunctionError"] == "Unhandled"
+    assert json.load(answer["Payload"])["errorType"] == "Runtime.ExitError"
+    assert "FunctionError" not in cloud.client("lambda").invoke(
+        FunctionName=outputs["Greet"], Payload=b'{"name": "Di"}'
+    )
+
+
 def test_large_objects_and_names_come_back_as_they_were(cloud: Cloud) -> None:
     store = cloud.client("s3")
     store.create_bucket(Bucket="shelf")

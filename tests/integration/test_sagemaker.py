@@ -892,21 +892,24 @@ class TestEnd:
 
     def test_programs_end_when_the_cloud_is_killed(self, tmp_path: Path) -> None:
         code = (
-            "import sys, time\n"
+            "import sys, threading\n"
             "from pathlib import Path\n"
             "from localaws.sagemaker.container import Container, Host\n"
-            "host = Host(Path(sys.argv[1]))\n"
+            "host, running = Host(Path(sys.argv[1])), threading.Event()\n"
             "program = [sys.executable, '-c', 'import signal; print(1, flush=True); signal.pause()']\n"
-            "lines = []\n"
-            "container = Container(host, program, host.root('x'), {}, lambda line: print(container.pid, flush=True))\n"
+            "container = Container(host, program, host.root('x'), {}, lambda line: running.set())\n"
+            "running.wait(10)\n"
+            "print(container.pid, flush=True)\n"
             "container.ended.wait()\n"
         )
         starter = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
         with starter:
-            assert starter.stdout
-            pid = int(starter.stdout.readline())
-            assert alive(pid)
-            starter.kill()
+            try:
+                assert starter.stdout
+                pid = int(starter.stdout.readline())
+                assert alive(pid)
+            finally:
+                starter.kill()
         wait_dead(pid)
         deadline = time.monotonic() + 5
         while list(tmp_path.iterdir()):

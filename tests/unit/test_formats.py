@@ -245,7 +245,7 @@ def test_all_formats_give_the_same_rows() -> None:
         assert other.keys() == parts[0].keys()
         for part, (rows, targets) in other.items():
             np.testing.assert_array_equal(rows, parts[0][part][0])
-            np.testing.assert_array_equal(targets, parts[0][part][1])  # type: ignore[arg-type]  # both are labelled
+            np.testing.assert_array_equal(targets, parts[0][part][1])
 
 
 @pytest.mark.skipif("DROPMILL_MNIST" not in os.environ, reason="DROPMILL_MNIST does not say where mnist.pkl.gz is")
@@ -294,7 +294,7 @@ def test_dividing_does_not_depend_on_the_order_of_rows() -> None:
     turned = formats.divide(Block(block.features[::-1].copy(), block.labels[::-1].copy()), DataOptions())
     for part, (rows, labels) in divided.items():
         np.testing.assert_array_equal(turned[part][0], rows)
-        np.testing.assert_array_equal(turned[part][1], labels)  # type: ignore[arg-type]  # both are labelled
+        np.testing.assert_array_equal(turned[part][1], labels)
 
 
 def test_new_rows_move_no_old_ones() -> None:

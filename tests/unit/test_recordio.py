@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,8 +100,8 @@ def test_memory_layout_does_not_matter(layout: str) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, np.int32, np.uint8, np.bool_])
 def test_other_numbers_are_cast_to_float32(dtype: type) -> None:
-    features = np.array([[0, 1], [1, 0]], dtype=dtype)
-    labels = np.array([1, 0], dtype=dtype)
+    features: NDArray[Any] = np.array([[0, 1], [1, 0]], dtype=dtype)
+    labels: NDArray[Any] = np.array([1, 0], dtype=dtype)
     assert recordio.encode(features, labels) == by_sdk(features.astype(np.float32), labels.astype(np.float32))
 
 
@@ -143,7 +144,8 @@ def test_reads_negative_integers_and_unpacked_values() -> None:
 
 
 def test_a_label_before_the_features_reads_the_same() -> None:
-    features, labels = np.arange(6, dtype=np.float32).reshape(2, 3), np.array([7, 8], dtype=np.float32)
+    features: Features = np.arange(6, dtype=np.float32).reshape(2, 3)
+    labels: Features = np.array([7, 8], dtype=np.float32)
     encoded = recordio.encode(features, labels)
     size = len(encoded) // 2
     swapped = b""
