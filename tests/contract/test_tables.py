@@ -100,7 +100,7 @@ def cases(which: int) -> Iterator[Any]:
 
 def given(algorithm: str, name: str, text: str) -> dict[str, str]:
     table = TABLES[algorithm]
-    return table["baseline"] | table["hyperparameters"][name].get("given", {}) | {name: text}
+    return {**table["baseline"], **table["hyperparameters"][name].get("given", {}), name: text}
 
 
 def metrics(algorithm: str) -> dict[str, dict[str, Any]]:
@@ -364,7 +364,7 @@ class TestService:
 def minimal(operation: str) -> dict[str, Any]:
     """The least that an operation's shape asks for, apart from the tags that all of these take."""
     source = {"S3DataType": "S3Prefix", "S3Uri": "s3://bucket/key"}
-    return {
+    least: dict[str, dict[str, Any]] = {
         "CreateTrainingJob": {
             "TrainingJobName": "a",
             "RoleArn": ROLE,
@@ -393,7 +393,8 @@ def minimal(operation: str) -> dict[str, Any]:
             "EndpointConfigName": "a",
             "ProductionVariants": [{"VariantName": "a", "ModelName": "a"}],
         },
-    }[operation]
+    }
+    return least[operation]
 
 
 def sized(operation: str, member: str, dimension: str, size: int) -> dict[str, Any]:
@@ -403,7 +404,7 @@ def sized(operation: str, member: str, dimension: str, size: int) -> dict[str, A
     if member in ("HyperParameters", "Environment"):
         key, value = (("x" * size if dimension == one else "x") for one in ("key", "value"))
         return {member: {f"{key}{number}" if entries > 1 else key: value for number in range(entries)}}
-    fields = {
+    fields: dict[str, dict[str, Any]] = {
         "InputDataConfig": {
             "ChannelName": "a",
             "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://bucket/key"}},

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.sparse
 import yaml
 from numpy.typing import NDArray
 
@@ -23,8 +22,10 @@ from localaws.algorithms import command
 
 os.environ["SAGEMAKER_SUPPRESS_V2_WARNING"] = "1"
 sdk = pytest.importorskip("sagemaker.serializer_utils")
+scipy_sparse = pytest.importorskip("scipy.sparse")
 
 Array = NDArray[np.float32]
+Element = dict[str, Any]
 Answers = list[dict[str, list[float]]]
 
 FOLDER = Path(__file__).with_name("tables")
@@ -69,7 +70,7 @@ def dense(values: Array, marks: Array | None = None) -> bytes:
 
 def sparse(values: Array, marks: Array | None = None) -> bytes:
     stream = io.BytesIO()
-    sdk.write_spmatrix_to_sparse_tensor(stream, scipy.sparse.csr_matrix(values), marks)
+    sdk.write_spmatrix_to_sparse_tensor(stream, scipy_sparse.csr_matrix(values), marks)
     return stream.getvalue()
 
 
@@ -269,7 +270,7 @@ def keyed(row: Array) -> dict[str, Any]:
     return {"keys": keys.tolist(), "shape": [len(row)], "values": row[keys].astype(float).tolist()}
 
 
-ELEMENTS: dict[str, Callable[[Array], dict[str, Any]]] = {
+ELEMENTS: dict[str, Callable[[Array], Element]] = {
     "short": lambda row: {"features": row.astype(float).tolist()},
     "long": lambda row: {"data": {"features": {"values": row.astype(float).tolist()}}},
     "list": lambda row: {"data": {"features": row.astype(float).tolist()}},
@@ -278,12 +279,12 @@ ELEMENTS: dict[str, Callable[[Array], dict[str, Any]]] = {
 }
 
 
-def mixed(values: Array) -> list[dict[str, Any]]:
+def mixed(values: Array) -> list[Element]:
     forms = ["short", "sparse", "long"]
     return [ELEMENTS[forms[number % 3]](row) for number, row in enumerate(values)]
 
 
-def json_of(elements: list[dict[str, Any]]) -> bytes:
+def json_of(elements: list[Element]) -> bytes:
     return json.dumps({"instances": elements}).encode()
 
 
@@ -292,22 +293,24 @@ def plain(values: Array) -> bytes:
     return json_of([ELEMENTS["short"](row) for row in values])
 
 
-def lines_of(elements: list[dict[str, Any]], end: str = "\n") -> bytes:
+def lines_of(elements: list[Element], end: str = "\n") -> bytes:
     return ("\n".join(map(json.dumps, elements)) + end).encode()
+
+
+def written(
+    element: Callable[[Array], Element], envelope: Callable[[list[Element]], bytes]
+) -> Callable[[Array], bytes]:
+    return lambda values: envelope([element(row) for row in values])
 
 
 FORMS: dict[str, tuple[str, Callable[[Array], bytes]]] = {
     "csv": (CSV, csv),
     "csv without the last newline": (CSV, lambda values: csv(values).rstrip()),
     "csv that says it has no labels": (f"{CSV}; label_size=0", csv),
-    **{
-        f"json {name}": ("application/json", lambda values, e=element: json_of([e(row) for row in values]))  # type: ignore[misc] # mypy can't type a lambda's default
-        for name, element in ELEMENTS.items()
-    },
+    **{f"json {name}": ("application/json", written(element, json_of)) for name, element in ELEMENTS.items()},
     "json mixed": ("application/json", lambda values: json_of(mixed(values))),
     **{
-        f"jsonlines {name}": ("application/jsonlines", lambda values, e=element: lines_of([e(row) for row in values]))  # type: ignore[misc] # mypy can't type a lambda's default
-        for name, element in ELEMENTS.items()
+        f"jsonlines {name}": ("application/jsonlines", written(element, lines_of)) for name, element in ELEMENTS.items()
     },
     "jsonlines mixed": ("application/jsonlines", lambda values: lines_of(mixed(values), end="")),
     "recordio": (RECORDIO, dense),
