@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import matplotlib as mpl
 import numpy as np
 import sagemaker
 from botocore.exceptions import ClientError
 from sagemaker.utils import name_from_base
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  # the backend is chosen before
+from matplotlib.figure import Figure
 
 PICTURES = 30
 
@@ -69,10 +67,10 @@ def load(given: argparse.Namespace) -> Digits:
         parts = [
             Part(np.asarray(images), np.asarray(labels)) for images, labels in _Arrays(file, encoding="latin1").load()
         ]
-    rows = given.rows or len(parts[0].images)
-    sizes = (rows, rows, rows) if given.rows is None else (rows, rows // 5, rows // 5)
-    train, validation, test = (part.first(size) for part, size in zip(parts, sizes))
-    return Digits(train, validation, test)
+    train, validation, test = parts
+    if given.rows is None:
+        return Digits(train, validation, test)
+    return Digits(train.first(given.rows), validation.first(given.rows // 5), test.first(given.rows // 5))
 
 
 class _Arrays(pickle.Unpickler):
@@ -143,7 +141,8 @@ def zeros_found(matrix: np.ndarray) -> dict[str, float]:
 def draw_confusion(matrix: np.ndarray, names: list[str], file: Path) -> None:
     """A picture of a confusion matrix, each row's shares in color, the counts in figures."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    figure, axes = plt.subplots(figsize=(1 + 0.6 * len(names), 1 + 0.6 * len(names)))
+    figure = Figure(figsize=(1 + 0.6 * len(names), 1 + 0.6 * len(names)))
+    axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(matrix.shape):
         color = "white" if shares[row, column] > 0.5 else "black"
@@ -162,18 +161,18 @@ def draw_clusters(images: np.ndarray, clusters: np.ndarray, file: Path) -> None:
     for row, number in enumerate(numbers):
         for column, image in enumerate(images[clusters == number][:PICTURES]):
             strip[row * side : (row + 1) * side, column * side : (column + 1) * side] = image.reshape(side, side)
-    figure, axes = plt.subplots(figsize=(PICTURES / 3, len(numbers) / 3))
+    figure = Figure(figsize=(PICTURES / 3, len(numbers) / 3))
+    axes = figure.subplots()
     axes.imshow(strip, cmap="gray")
     axes.set(xticks=[], yticks=(np.arange(len(numbers)) + 0.5) * side, ylabel="cluster")
     axes.set_yticklabels([f"{number:.0f}" for number in numbers])
     _save(figure, file)
 
 
-def _save(figure: Any, file: Path) -> None:
+def _save(figure: Figure, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
     figure.savefig(file, dpi=100)
-    plt.close(figure)
     print(f"picture: {file}", file=sys.stderr)
 
 

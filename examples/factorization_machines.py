@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 
 
 def upload(session: sagemaker.Session, part: digits.Part, key: str) -> str:
-    """Convert rows to sparse recordIO-protobuf, the label being 1 for a zero, and put them into the session's bucket."""
+    """Convert rows to sparse recordIO-protobuf, the label being 1 for a zero; put them into the session's bucket."""
     converted = io.BytesIO()
     write_spmatrix_to_sparse_tensor(converted, csr_matrix(part.images), (part.labels == 0).astype("float32"))
     converted.seek(0)

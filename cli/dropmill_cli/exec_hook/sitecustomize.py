@@ -6,8 +6,10 @@ AWS clients follow AWS_ENDPOINT_URL, but some code names an address of AWS outri
 everything else in Python such names don't resolve.
 
 The SDK and botocore's waiters look every ten to sixty seconds whether a job has ended, which suits jobs of minutes;
-here jobs take seconds, so the clock of those two modules goes faster, and nobody else's. Nothing here imports more than the standard library, or anything
-at all before the program does. It runs in the program's own Python, which may be older than the one dropmill needs.
+here jobs take seconds, so the clock of those two modules goes faster, and nobody else's.
+
+Nothing here imports more than the standard library, or anything at all before the program does. It runs in the
+program's own Python, which may be older than the one dropmill needs.
 """
 
 from __future__ import annotations
@@ -140,7 +142,7 @@ def install() -> None:
     endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
     if endpoint.scheme == "http" and endpoint.hostname:
         address = (endpoint.hostname, endpoint.port or 80)
-        changes = {
+        changes: dict[str, Callable[[Any], None]] = {
             "urllib3.poolmanager": lambda module: redirect(module, address),
             "sagemaker.session": hurry,
             "botocore.waiter": hurry,
