@@ -18,9 +18,8 @@ import boto3
 import numpy as np
 import sagemaker
 from botocore.exceptions import ClientError
-from sagemaker.utils import name_from_base
-
 from matplotlib.figure import Figure
+from sagemaker.utils import name_from_base
 
 PICTURES = 30
 
