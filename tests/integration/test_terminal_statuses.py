@@ -1,0 +1,124 @@
+"""Every status in which SageMaker's resources end reaches the task that waits for it: by event, without the sweeper."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+REGION = "us-east-1"
+
+
+@pytest.fixture
+def told(stand: Any) -> Iterator[list[dict[str, Any]]]:
+    """What the workflow's waiting tasks were told, in order: the requests of SendTaskSuccess and SendTaskFailure."""
+    requests: list[dict[str, Any]] = []
+    swept: list[str] = []
+
+    def watch(call: Any) -> None:
+        if stand.function("sweep_leases") in call.path:
+            swept.append(call.path)
+
+    with contextlib.ExitStack() as hooks:
+        for operation in ("SendTaskSuccess", "SendTaskFailure"):
+            hooks.enter_context(
+                stand.cloud.hooks.before(f"states.{operation}", lambda call: requests.append(call.request))
+            )
+        hooks.enter_context(stand.cloud.hooks.before("lambda.Invoke", watch))
+        yield requests
+    assert swept == []
+    stand.assert_nothing_left()
+
+
+def outputs(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [json.loads(request["output"]) for request in told if "output" in request]
+
+
+def failures(told: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(request["error"], request["cause"]) for request in told if "error" in request]
+
+
+def statuses(stand: Any, run: str, member: str) -> list[tuple[str, str]]:
+    """Status and secondary status, if it has one, of each of a run's events."""
+    return [
+        (event["detail"][member], event["detail"].get("SecondaryStatus", ""))
+        for event in stand.seen
+        if event["source"] == "aws.sagemaker"
+        and member in event["detail"]
+        and event["detail"]["Tags"].get("dropmill:run") == run
+    ]
+
+
+def job_at(stand: Any, run: str) -> str:
+    """The name of a run's training job, which stands at the gate."""
+    (name,) = stand.jobs(run)
+    return str(name)
+
+
+def test_completed_and_in_service(stand: Any, told: list[dict[str, Any]]) -> None:
+    run = stand.run_of(stand.drop())
+    assert stand.wait_for_end(run)["detail"]["status"] == "SUCCEEDED"
+    assert statuses(stand, run, "TrainingJobStatus")[-1] == ("Completed", "Completed")
+    assert ("IN_SERVICE", "") in statuses(stand, run, "EndpointStatus")
+    trained, served = outputs(told)
+    assert trained["artifact"].endswith("/output/model.tar.gz")
+    assert served["endpoint"]
+    assert failures(told) == []
+
+
+def test_failed(stand: Any, told: list[dict[str, Any]]) -> None:
+    with stand.cloud.sagemaker.gates.hold("training") as gate:
+        run = stand.run_of(stand.drop())
+        assert gate.reached(30)
+        s3 = stand.client("s3")
+        for item in s3.list_objects_v2(Bucket=stand.artifact_bucket, Prefix=f"work/{run}/train/")["Contents"]:
+            s3.put_object(Bucket=stand.artifact_bucket, Key=item["Key"], Body=b"not recordIO at all")
+    assert stand.wait_for_end(run)["detail"]["status"] == "FAILED"
+    assert statuses(stand, run, "TrainingJobStatus")[-1] == ("Failed", "Failed")
+    ((error, cause),) = failures(told)
+    assert error == "JobFailed"
+    assert "ClientError: " in cause
+    assert outputs(told) == []
+
+
+def test_stopped(stand: Any, told: list[dict[str, Any]]) -> None:
+    with stand.cloud.sagemaker.gates.hold("training") as gate:
+        run = stand.run_of(stand.drop())
+        assert gate.reached(30)
+        stand.client("sagemaker").stop_training_job(TrainingJobName=job_at(stand, run))
+        assert stand.wait_for_end(run)["detail"]["status"] == "FAILED"
+    assert statuses(stand, run, "TrainingJobStatus")[-1] == ("Stopped", "Stopped")
+    ((error, cause),) = failures(told)
+    assert error == "JobStopped"
+    assert "somebody stopped it" in cause
+
+
+def test_stopped_because_its_time_was_up(stand: Any, told: list[dict[str, Any]]) -> None:
+    with stand.cloud.sagemaker.gates.hold("training") as gate:
+        run = stand.run_of(stand.drop())
+        assert gate.reached(30)
+        # A recipe gives a job a minute at least, which no test should wait for.
+        job = stand.cloud.sagemaker.store.find("training-job", job_at(stand, run), REGION)
+        job.document["StoppingCondition"]["MaxRuntimeInSeconds"] = 0
+    assert stand.wait_for_end(run)["detail"]["status"] == "FAILED"
+    assert statuses(stand, run, "TrainingJobStatus")[-1] == ("Stopped", "MaxRuntimeExceeded")
+    ((error, cause),) = failures(told)
+    assert error == "JobStopped"
+    assert "training.max_runtime" in cause
+    assert stand.record(run)["cause"] == cause
+
+
+def test_endpoint_failed(stand: Any, told: list[dict[str, Any]]) -> None:
+    with stand.cloud.sagemaker.gates.hold("endpoint") as gate:
+        run = stand.run_of(stand.drop())
+        assert gate.reached(30)
+        (trained,) = outputs(told)
+        bucket, key = trained["artifact"].removeprefix("s3://").split("/", 1)
+        stand.client("s3").put_object(Bucket=bucket, Key=key, Body=b"no archive at all")
+    assert stand.wait_for_end(run)["detail"]["status"] == "FAILED"
+    assert ("FAILED", "") in statuses(stand, run, "EndpointStatus")
+    ((error, cause),) = failures(told)
+    assert error == "EndpointFailed"
+    assert "log" in cause
+    assert stand.record(run)["error"] == "EndpointFailed"
