@@ -27,7 +27,7 @@ from localaws.sagemaker.storage import GIB, Clients, download_channel, upload_fo
 
 _log = logging.getLogger(__name__)
 
-JOBS_AT_ONCE = 20
+JOBS_AT_ONCE = 64
 STOP_GRACE = 1.5
 """Seconds from SIGTERM to SIGKILL. SageMaker gives 120; a laptop's user, and a test, won't wait for that."""
 DEFAULT_RUNTIME = 86_400

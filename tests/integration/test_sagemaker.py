@@ -506,11 +506,26 @@ class TestTraining:
         cloud.train("beyond")
         cloud.ended("beyond")
 
-    def test_several_jobs_run_at_once(self, cloud: Cloud) -> None:
-        names = [f"many-{number}" for number in range(6)]
-        for name in names:
-            cloud.train(name)
-        assert {cloud.ended(name)["TrainingJobStatus"] for name in names} == {"Completed"}
+    def test_fifty_jobs_at_once_lose_no_status(self, cloud: Cloud) -> None:
+        ends = {"succeed": "Completed", "user-error": "Failed", "crash": "Failed", "hang": "Stopped"}
+        wanted = {f"many-{number}": [*ends][number % len(ends)] for number in range(50)}
+        with cloud.sagemaker.gates.hold("training"):
+            for name, behave in wanted.items():
+                cloud.train(name, HyperParameters={"behave": behave})
+            listed = cloud.api.list_training_jobs(StatusEquals="InProgress", NameContains="many-", MaxResults=100)
+            assert {job["TrainingJobName"] for job in listed["TrainingJobSummaries"]} == wanted.keys()
+        for name, behave in wanted.items():
+            if behave == "hang":
+                self.hanging(cloud, name)
+                cloud.api.stop_training_job(TrainingJobName=name)
+        for name, behave in wanted.items():
+            job = cloud.ended(name)
+            assert job["TrainingJobStatus"] == ends[behave]
+            # Every status that the job went through was announced, once and in order.
+            announced = [event["detail"]["SecondaryStatus"] for event in cloud.events.of(name)]
+            steps = [one["Status"] for one in job["SecondaryStatusTransitions"]]
+            assert announced == steps
+            assert steps[-1] == ends[behave]
 
     @pytest.mark.parametrize(
         ("changed", "words"),
