@@ -8,6 +8,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 UP_ARGS ?=
+EXAMPLES_ARGS ?=
 
 VENV := .venv
 PIP_INSTALL := -m pip --quiet --disable-pip-version-check install
@@ -16,6 +17,9 @@ LOCKED := --no-deps --require-hashes
 LOCAL := $(VENV)/.local
 DEV := $(VENV)/.dev
 PROJECT := $(VENV)/.project
+# The examples see the public SDK and nothing of this repository.
+EXAMPLES_VENV := .cache/examples
+EXAMPLES := $(EXAMPLES_VENV)/.installed
 SAM_VENV := .tools/sam
 SAM := $(SAM_VENV)/.installed
 SAM_CLI := $(CURDIR)/$(SAM_VENV)/bin/sam
@@ -23,7 +27,7 @@ SAM_CLI := $(CURDIR)/$(SAM_VENV)/bin/sam
 export SAM_CLI_TELEMETRY := 0
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo up test test-slow check format bench sam-build clean
+.PHONY: help demo up examples test test-slow check format bench sam-build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +37,10 @@ demo: $(LOCAL) $(PROJECT) ## Train, judge and tear down on handwritten digits, o
 
 up: $(LOCAL) $(PROJECT) ## Serve the embedded cloud until Ctrl-C
 	@$(VENV)/bin/dropmill up $(UP_ARGS)
+
+examples: $(LOCAL) $(PROJECT) $(EXAMPLES) ## Run the examples on all of DROPMILL_MNIST, and hold them to their targets
+	@$(VENV)/bin/dropmill exec --cloud own -- $(EXAMPLES_VENV)/bin/python examples/all.py \
+	  --pictures .cache/pictures $(EXAMPLES_ARGS)
 
 test: $(DEV) $(PROJECT) $(SAM) ## All tests but the slow ones
 	$(VENV)/bin/pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
@@ -85,6 +93,12 @@ $(LOCAL): requirements/local.txt | $(VENV)/bin/python
 # The build backend is one of the locked requirements, so that nothing unlocked is fetched.
 $(PROJECT): pyproject.toml
 	@$(VENV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(EXAMPLES): examples/requirements.txt
+	@echo "installing $<"
+	@test -x $(EXAMPLES_VENV)/bin/python || $(PYTHON) -m venv $(EXAMPLES_VENV)
+	@$(EXAMPLES_VENV)/bin/python $(PIP_INSTALL) $(LOCKED) -r $<
 	@touch $@
 
 # SAM CLI pins much of what it uses, so it gets an environment of its own.

@@ -23,7 +23,7 @@ def main() -> None:
 
     kmeans = KMeans(
         role=digits.role(session),
-        instance_count=1,
+        instance_count=2,
         instance_type="ml.m5.xlarge",
         k=CLUSTERS,
         data_location=f"{prefix}/data",

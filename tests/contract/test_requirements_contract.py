@@ -9,6 +9,7 @@ LOCKS = {
     "requirements/dev.txt": "requirements/dev.in",
     "requirements/local.txt": "requirements/local.in",
     "requirements/sam.txt": "requirements/sam.in",
+    "examples/requirements.txt": "requirements/examples.in",
     "functions/requirements.txt": "requirements/functions.in",
     "layers/data/requirements.txt": "requirements/data.in",
     "layers/pictures/requirements.txt": "requirements/pictures.in",
