@@ -2,12 +2,19 @@
 
 import contextlib
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 REGION = "us-east-1"
+ENDLESS = """
+algorithm: linear-learner
+hyperparameters: {epochs: 1000000, early_stopping_patience: 1000001}
+"""
 
 
 @pytest.fixture
@@ -56,6 +63,40 @@ def job_at(stand: Any, run: str) -> str:
     return str(name)
 
 
+def long_run(stand: Any) -> tuple[str, str, int]:
+    """A run whose job trains for hours: its id, the job's name and the program's process."""
+    stand.recipe("endless", ENDLESS)
+    run = stand.run_of(stand.drop("endless"))
+    event = stand.wait_for(
+        lambda event: (
+            event["source"] == "aws.sagemaker"
+            and event["detail"].get("SecondaryStatus") == "Training"
+            and event["detail"]["Tags"].get("dropmill:run") == run
+        )
+    )
+    name = event["detail"]["TrainingJobName"]
+    deadline = time.monotonic() + 20
+    logs = stand.client("logs")
+    while True:
+        stand.cloud.sagemaker._logs.flush()
+        with contextlib.suppress(logs.exceptions.ResourceNotFoundException):
+            found = logs.filter_log_events(
+                logGroupName="/aws/sagemaker/TrainingJobs",
+                logStreamNamePrefix=f"{name}/",
+                filterPattern="epoch=0",
+            )
+            if found["events"]:
+                break
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # the log is the only sign of life of another process
+    (pid,) = [
+        one.container.pid
+        for one in stand.cloud.sagemaker._jobs._runs.values()
+        if one.job.name == name and one.container is not None
+    ]
+    return run, name, pid
+
+
 def test_completed_and_in_service(stand: Any, told: list[dict[str, Any]]) -> None:
     run = stand.run_of(stand.drop())
     assert stand.wait_for_end(run)["detail"]["status"] == "SUCCEEDED"
@@ -92,6 +133,32 @@ def test_stopped(stand: Any, told: list[dict[str, Any]]) -> None:
     ((error, cause),) = failures(told)
     assert error == "JobStopped"
     assert "somebody stopped it" in cause
+
+
+def test_a_long_job_stops_within_two_seconds(stand: Any, told: list[dict[str, Any]]) -> None:
+    run, name, _ = long_run(stand)
+    begun = time.monotonic()
+    stand.client("sagemaker").stop_training_job(TrainingJobName=name)
+    stand.wait_for(
+        lambda event: (
+            event["source"] == "aws.sagemaker"
+            and event["detail"].get("TrainingJobName") == name
+            and event["detail"]["TrainingJobStatus"] == "Stopped"
+        )
+    )
+    assert time.monotonic() - begun < 2
+    assert stand.wait_for_end(run)["detail"]["status"] == "FAILED"
+    assert [error for error, _ in failures(told)] == ["JobStopped"]
+
+
+def test_a_killed_program_fails_its_job(stand: Any, told: list[dict[str, Any]]) -> None:
+    run, _, pid = long_run(stand)
+    os.kill(pid, signal.SIGKILL)
+    assert stand.wait_for_end(run)["detail"]["status"] == "FAILED"
+    assert statuses(stand, run, "TrainingJobStatus")[-1] == ("Failed", "Failed")
+    ((error, cause),) = failures(told)
+    assert error == "JobFailed"
+    assert "AlgorithmError: Exit Code: 137" in cause
 
 
 def test_stopped_because_its_time_was_up(stand: Any, told: list[dict[str, Any]]) -> None:
