@@ -212,7 +212,7 @@ def _operation(service: str, environ: Environ, body: bytes) -> str:
 def _trusted_host(host: str) -> bool:
     name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
     name = name.strip("[]").lower()
-    if not name or name in _NAMES or name.endswith((".localhost", ".amazonaws.com")):
+    if not name or name in _NAMES or name.endswith((".localhost", ".amazonaws.com", ".amazonaws.com.cn")):
         return True
     try:
         ipaddress.ip_address(name)

@@ -23,6 +23,8 @@ ROLE: Final = "AmazonSageMaker-ExecutionRole"
 ROLE_PATH: Final = "/service-role/"
 HOOK: Final = Path(__file__).resolve().with_name("exec_hook")
 
+# A profile of the user's could bring credentials and addresses of AWS back.
+_NO_FILES: Final = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 _SEEN_SECONDS: Final = 2
 _AWS_NAMES: Final = ".amazonaws.com,.amazonaws.com.cn"
 
@@ -89,9 +91,7 @@ def environment(base: Mapping[str, str], url: str, region: str, keys: Mapping[st
         "AWS_ENDPOINT_URL": url,
         "AWS_REGION": region,
         "AWS_DEFAULT_REGION": region,
-        # A profile of the user's could bring credentials and addresses of AWS back.
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        **_NO_FILES,
         "AWS_EC2_METADATA_DISABLED": "true",
         "PYTHONPATH": os.pathsep.join(filter(None, (str(HOOK), base.get("PYTHONPATH")))),
     }
@@ -107,7 +107,6 @@ def credentials(url: str, region: str) -> dict[str, str]:
     import boto3
     from botocore.config import Config
 
-    # Nothing of the user's own AWS settings has a say in what is asked of an embedded cloud.
     session = boto3.Session(
         aws_access_key_id="local",
         aws_secret_access_key="local",  # noqa: S106  # made up: any credentials do
@@ -133,17 +132,28 @@ def credentials(url: str, region: str) -> dict[str, str]:
     }
 
 
+def forget_aws() -> dict[str, str]:
+    """Take the user's own AWS settings out of this process, and return the environment as it was with them: a profile
+    that is meant for AWS has no say in what is asked of an embedded cloud."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith("AWS_"):
+            del os.environ[name]
+    os.environ.update(_NO_FILES)
+    return before
+
+
 @contextmanager
-def cloud_for(wanted: str | None, region: str | None) -> "Iterator[tuple[str, str, bool]]":
+def cloud_for(wanted: str | None, region: str | None, base: Mapping[str, str]) -> "Iterator[tuple[str, str, bool]]":
     """Yield (address, region, whether it is the program's own) of the cloud to run against.
 
-    `wanted` is an address or `own`; None: the embedded cloud at AWS_ENDPOINT_URL or the default address, if one
-    answers, else one of its own.
+    `base` is the environment that the user gave; `wanted` is an address or `own`; None: the embedded cloud at
+    AWS_ENDPOINT_URL or the default address, if one answers, else one of its own.
 
     Raises:
         CommandError: no embedded cloud answers at the address given, or one of its own can't start.
     """
-    region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or LOCAL_REGION
+    region = region or base.get("AWS_REGION") or base.get("AWS_DEFAULT_REGION") or LOCAL_REGION
     if wanted not in (None, OWN):
         if not answers(wanted):
             raise CommandError(
@@ -151,7 +161,7 @@ def cloud_for(wanted: str | None, region: str | None) -> "Iterator[tuple[str, st
             )
         yield wanted, region, False
         return
-    named = os.environ.get("AWS_ENDPOINT_URL") or LOCAL_ENDPOINT
+    named = base.get("AWS_ENDPOINT_URL") or LOCAL_ENDPOINT
     if wanted is None and answers(named):
         yield named, region, False
         return

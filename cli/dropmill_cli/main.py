@@ -191,13 +191,11 @@ def execute(cloud: str | None, region: str | None, command: tuple[str, ...]) -> 
       dropmill exec --cloud own -- python tutorial.py --epochs 3
       dropmill exec -- aws s3 ls
     """
-    import os
-
     from dropmill_cli import execute as execution
 
     _end_on_signals()
-    base = dict(os.environ)  # as it is before a cloud's settings are in it
-    with execution.cloud_for(cloud, region) as (url, in_region, own):
+    base = execution.forget_aws()
+    with execution.cloud_for(cloud, region, base) as (url, in_region, own):
         click.echo(f"running against {'a cloud of its own' if own else f'the cloud at {url}'}", err=True)
         code = execution.run(command, base, url, in_region)
     click.get_current_context().exit(code)

@@ -67,7 +67,7 @@ class TestHelp:
         assert f"dropmill {command or 'demo'}" in result.output
 
     def test_the_commands(self) -> None:
-        assert set(main.commands) == {"up", "demo", "drop", "runs", "show", "rerun"}
+        assert set(main.commands) == {"up", "demo", "drop", "runs", "show", "rerun", "exec"}
 
     @pytest.mark.parametrize("line", HELP_EXAMPLES)
     def test_examples_in_help_texts_are_accepted(self, line: str) -> None:
