@@ -1,4 +1,4 @@
-"""Reads a training channel into one array."""
+"""Reads a training channel into one matrix."""
 
 import re
 import warnings
@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 
 from dropmill.algorithms import Algorithm
 from dropmill.algorithms.predictions import CSV, RECORDIO
-from dropmill.data import recordio
+from dropmill.data import recordio, recordio_sparse
+from dropmill.data.recordio_sparse import SparseMatrix
 from localaws.algorithms.toolkit import Container, UserError
 
 FloatArray = NDArray[np.float32]
+Features = FloatArray | SparseMatrix
+
+DENSE_BYTES_MAX = 16 * 1024**3
+"""Sparse rows that would take more than this as an array are refused where an algorithm needs an array."""
 
 
 @dataclass
@@ -23,6 +28,17 @@ class Rows:
 
     features: FloatArray
     labels: FloatArray | None
+
+
+@dataclass
+class SparseRows:
+    """The same with sparse features: only for an algorithm that takes them."""
+
+    features: SparseMatrix
+    labels: FloatArray | None
+
+
+AnyRows = Rows | SparseRows
 
 
 def media_type(text: str) -> tuple[str, dict[str, str]]:
@@ -40,8 +56,11 @@ def label_size(parameters: dict[str, str], default: int) -> int:
     return int(text)
 
 
-def read_channel(container: Container, name: str, algorithm: Algorithm) -> Rows | None:
-    """All rows of a channel; None if the job has no such channel. Raises UserError."""
+def read_channel(container: Container, name: str, algorithm: Algorithm) -> AnyRows | None:
+    """All rows of a channel; None if the job has no such channel. Raises UserError.
+
+    Rows of which at least one is sparse come as SparseRows, if the algorithm takes them.
+    """
     config = container.config("inputdataconfig").get(name, {})
     folder = container.channel(name)
     if not folder.is_dir():
@@ -60,10 +79,10 @@ def read_channel(container: Container, name: str, algorithm: Algorithm) -> Rows 
     if not files:
         raise UserError(f"no file found in path /opt/ml/input/data/{name}")
     labels = label_size(parameters, default=1) if kind == CSV else 0
-    parts = []
+    parts: list[AnyRows] = []
     for file in files:
         shown = f"channel {name}, file {file.relative_to(folder)}"
-        rows = _read_csv_file(file, labels, shown) if kind == CSV else _read_recordio(file, shown)
+        rows = _read_csv_file(file, labels, shown) if kind == CSV else _read_recordio(file, shown, algorithm)
         if len(rows.features):
             parts.append(rows)
     if not parts:
@@ -71,7 +90,7 @@ def read_channel(container: Container, name: str, algorithm: Algorithm) -> Rows 
     return _joined(parts, name)
 
 
-def check_rows(rows: Rows, channel: str, *, feature_dim: int | None, labelled: bool) -> None:
+def check_rows(rows: AnyRows, channel: str, *, feature_dim: int | None, labelled: bool) -> None:
     """Raises UserError for another width than `feature_dim`, a value that is not finite, a missing label."""
     width = rows.features.shape[1]
     if feature_dim is not None and width != feature_dim:
@@ -79,8 +98,7 @@ def check_rows(rows: Rows, channel: str, *, feature_dim: int | None, labelled: b
             f"channel {channel} has {width} features where feature_dim is {feature_dim}: "
             f"cannot copy sequence with size {width} to array axis with dimension {feature_dim}"
         )
-    # One NaN or infinity makes the whole sum NaN or infinite; finite float32 values can't overflow float64.
-    if not np.isfinite(rows.features.sum(dtype=np.float64)):
+    if not finite(rows.features):
         raise UserError(f"channel {channel} has a feature that is not a finite number")
     if labelled and rows.labels is None:
         raise UserError(f"channel {channel} has no labels")
@@ -92,6 +110,25 @@ def _read_csv_file(file: Path, labels: int, shown: str) -> Rows:
     # Opened here, because numpy would unpack a file by its name.
     with file.open(encoding="utf-8-sig") as lines:
         return read_csv(lines, labels, shown)
+
+
+def finite(features: Features) -> bool:
+    # One NaN or infinity makes the whole sum NaN or infinite; finite float32 values can't overflow float64.
+    values = features.values if isinstance(features, SparseMatrix) else features
+    return bool(np.isfinite(values.sum(dtype=np.float64)))
+
+
+def dense(features: Features, bytes_max: int = DENSE_BYTES_MAX) -> FloatArray:
+    """The features as an array. Raises UserError where it would be larger than `bytes_max`."""
+    if not isinstance(features, SparseMatrix):
+        return features
+    size = 4 * len(features) * features.width
+    if size > bytes_max:
+        raise UserError(
+            f"{len(features)} sparse rows of {features.width} features would take {size} bytes with their zeros;"
+            f" {bytes_max} is the most here"
+        )
+    return features.to_dense()
 
 
 def read_csv(lines: Iterable[str], labels: int, shown: str) -> Rows:
@@ -119,15 +156,17 @@ def _csv_problem(message: str) -> str:
     return "is not a table of numbers"
 
 
-def _read_recordio(file: Path, shown: str) -> Rows:
+def _read_recordio(file: Path, shown: str, algorithm: Algorithm) -> AnyRows:
     try:
         with file.open("rb") as stream:
-            features, labels = recordio.read(stream)
+            features, labels = recordio_sparse.read_any(stream)
     except recordio.RecordIOError as error:
         raise UserError(
             f"{shown}: Unable to parse record. Please make sure input data is in correct recordio format: {error}"
         ) from None
-    return Rows(features, labels)
+    if isinstance(features, SparseMatrix) and algorithm.takes_sparse:
+        return SparseRows(features, labels)
+    return Rows(dense(features), labels)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -137,13 +176,21 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _joined(parts: list[Rows], channel: str) -> Rows:
+def _joined(parts: list[AnyRows], channel: str) -> AnyRows:
     if len({part.features.shape[1] for part in parts}) > 1:
         raise UserError(f"channel {channel} has files with different numbers of features")
     if len({part.labels is None for part in parts}) > 1:
         raise UserError(f"channel {channel} has files with labels and files without")
     if len(parts) == 1:
         return parts[0]
+    if any(isinstance(part, SparseRows) for part in parts):
+        labels = [part.labels for part in parts if part.labels is not None]
+        features = SparseMatrix.joined([SparseMatrix.of(part.features) for part in parts])
+        return SparseRows(features, np.concatenate(labels) if labels else None)
+    return _joined_dense(parts)
+
+
+def _joined_dense(parts: list[AnyRows]) -> Rows:
     rows = sum(len(part.features) for part in parts)
     features = np.empty((rows, parts[0].features.shape[1]), np.float32)
     labels = None if parts[0].labels is None else np.empty(rows, np.float32)
@@ -152,14 +199,14 @@ def _joined(parts: list[Rows], channel: str) -> Rows:
     # part above the whole.
     for part in _drained(parts):
         stop = start + len(part.features)
-        features[start:stop] = part.features
+        features[start:stop] = dense(part.features)
         if labels is not None and part.labels is not None:
             labels[start:stop] = part.labels
         start = stop
     return Rows(features, labels)
 
 
-def _drained(parts: list[Rows]) -> Iterator[Rows]:
+def _drained(parts: list[AnyRows]) -> Iterator[AnyRows]:
     parts.reverse()
     while parts:
         yield parts.pop()

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from localaws.algorithms import ndarray
+from localaws.algorithms import artifact, ndarray
+from localaws.algorithms.artifact import ARTIFACT
 from localaws.algorithms.toolkit import UserError
 
 FloatArray = NDArray[np.float32]
 
-ARTIFACT = "model_algo-1"
 _BLOCK_NUMBERS = 4_000_000
 
 
@@ -48,9 +48,7 @@ def closest(features: FloatArray, centers: FloatArray) -> tuple[NDArray[np.intp]
 
 def save(centers: FloatArray, folder: Path) -> None:
     """The artifact is one save file of one array [k, feature_dim]."""
-    partial = folder / f".{ARTIFACT}.partial"
-    partial.write_bytes(ndarray.dumps([centers]))
-    partial.replace(folder / ARTIFACT)
+    artifact.write(folder, ndarray.dumps([centers]))
 
 
 def load(folder: Path) -> KMeansModel:

@@ -1,9 +1,7 @@
 """A Linear Learner model: the artifact and what it answers."""
 
-import io
 import json
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from localaws.algorithms import ndarray
+from localaws.algorithms import artifact, ndarray
+from localaws.algorithms.artifact import ARTIFACT
 from localaws.algorithms.toolkit import UserError
 
 FloatArray = NDArray[np.float32]
-
-ARTIFACT = "model_algo-1"
-_MEMBERS_MAX = 16
-_MEMBER_BYTES_MAX = 4 * 1024**3
-_JSON_BYTES_MAX = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -77,15 +71,13 @@ def save(model: LinearModel, folder: Path) -> None:
     }
     manifest = {"prefix": "mx-mod", "epoch": 0, "data_names": ["data"], "label_names": ["out_label"]}
     parameters = ndarray.dumps([model.weights.T, model.bias], ["arg:fc0_weight", "arg:fc0_bias"])
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("additional-params.json", json.dumps(additional))
-        archive.writestr("manifest.json", json.dumps(manifest))
-        archive.writestr("mx-mod-symbol.json", json.dumps(_symbol(outputs)))
-        archive.writestr("mx-mod-0000.params", parameters)
-    partial = folder / f".{ARTIFACT}.partial"
-    partial.write_bytes(buffer.getvalue())
-    partial.replace(folder / ARTIFACT)
+    members: dict[str, bytes | str] = {
+        "additional-params.json": json.dumps(additional),
+        "manifest.json": json.dumps(manifest),
+        "mx-mod-symbol.json": json.dumps(_symbol(outputs)),
+        "mx-mod-0000.params": parameters,
+    }
+    artifact.write_zip(folder, members)
 
 
 def _symbol(outputs: int) -> dict[str, Any]:
@@ -105,11 +97,15 @@ def _symbol(outputs: int) -> dict[str, Any]:
 def load(folder: Path) -> LinearModel:
     """Raises UserError for a missing or foreign artifact."""
     try:
-        with zipfile.ZipFile(folder / ARTIFACT) as archive:
-            if len(archive.infolist()) > _MEMBERS_MAX:
-                raise ValueError("it has too many members")
-            additional = json.loads(_member(archive, "additional-params.json", _JSON_BYTES_MAX))
-            arrays = ndarray.named(_member(archive, "mx-mod-0000.params", _MEMBER_BYTES_MAX))
+        members = artifact.read_zip(
+            folder,
+            {
+                "additional-params.json": artifact.JSON_BYTES_MAX,
+                "mx-mod-0000.params": artifact.PARAMETERS_BYTES_MAX,
+            },
+        )
+        additional = json.loads(members["additional-params.json"])
+        arrays = ndarray.named(members["mx-mod-0000.params"])
         weights, bias = arrays["arg:fc0_weight"].T, arrays["arg:fc0_bias"]
         model = LinearModel(
             str(additional["predictor_type"]),
@@ -121,12 +117,6 @@ def load(folder: Path) -> LinearModel:
         fits = weights.ndim == 2 and weights.size and bias.shape == (weights.shape[1],)
         if not fits or not math.isfinite(model.threshold):
             raise ValueError("its parameters do not fit together")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, zipfile.BadZipFile, NotImplementedError) as error:
+    except artifact.UNREADABLE as error:
         raise UserError(f"the model artifact {ARTIFACT} can't be read: {error}") from error
     return model
-
-
-def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    if archive.getinfo(name).file_size > most:
-        raise ValueError(f"{name} is too large")
-    return archive.read(name)

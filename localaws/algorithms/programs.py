@@ -11,8 +11,8 @@ from types import FrameType
 from typing import Any, Protocol
 
 from dropmill.algorithms import Algorithm, InvalidHyperparameters, get
-from localaws.algorithms.channels import Rows, check_rows, read_channel
-from localaws.algorithms.serving import Answer, FloatArray, Server
+from localaws.algorithms.channels import AnyRows, check_rows, read_channel
+from localaws.algorithms.serving import Answer, Server
 from localaws.algorithms.toolkit import (
     ALGORITHM_ERROR,
     CUSTOMER_ERROR,
@@ -27,10 +27,14 @@ from localaws.algorithms.toolkit import (
 _TRAINERS = {
     "kmeans": "localaws.algorithms.kmeans",
     "linear-learner": "localaws.algorithms.linear_learner",
+    "factorization-machines": "localaws.algorithms.factorization_machines",
+    "knn": "localaws.algorithms.knn",
 }
 _MODELS = {
     "kmeans": "localaws.algorithms.kmeans_model",
     "linear-learner": "localaws.algorithms.linear_model",
+    "factorization-machines": "localaws.algorithms.factorization_model",
+    "knn": "localaws.algorithms.knn_model",
 }
 
 
@@ -40,8 +44,11 @@ class Model(Protocol):
     @property
     def feature_dim(self) -> int: ...
 
-    def predict(self, features: FloatArray) -> Answer:
-        """The fields of the answer, each with one value or one row of values for each row of `features`."""
+    def predict(self, features: Any) -> Answer:
+        """The fields of the answer, each with one value or one row of values for each row of `features`.
+
+        `features` is an array [n, feature_dim]; for an algorithm that takes sparse rows, also a SparseMatrix.
+        """
 
 
 def train(name: str) -> int:
@@ -108,7 +115,7 @@ def _channels(algorithm: Algorithm) -> dict[str, None]:
     return dict.fromkeys(("train", algorithm.validation_channel, "test"))
 
 
-def _counts(rows: dict[str, Rows | None]) -> str:
+def _counts(rows: dict[str, AnyRows | None]) -> str:
     return ", ".join(f"{len(part.features)} {name} rows" for name, part in rows.items() if part is not None)
 
 

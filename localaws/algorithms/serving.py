@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from dropmill.algorithms import Algorithm
 from dropmill.algorithms.predictions import CSV, JSON, JSON_LINES, RECORDIO
-from dropmill.data import recordio
-from localaws.algorithms.channels import label_size, media_type, read_csv
+from dropmill.data import recordio, recordio_sparse
+from dropmill.data.recordio_sparse import SparseMatrix
+from localaws.algorithms.channels import Features, dense, finite, label_size, media_type, read_csv
 from localaws.algorithms.toolkit import UserError, log
 
 FloatArray = NDArray[np.float32]
 Answer = dict[str, FloatArray]
 
 BODY_BYTES_MAX = 100 * 1024 * 1024  # the most that a batch transform may be told to send at once
+_DENSE_BYTES_MAX = 1024**3
 _SOCKET_SECONDS = 60
 
 
@@ -34,21 +36,23 @@ class Refused(Exception):
 # Requests
 
 
-def parse_request(body: bytes, content_type: str, algorithm: Algorithm, feature_dim: int) -> FloatArray:
-    """The rows [n, feature_dim] of a request. Raises Refused."""
+def parse_request(body: bytes, content_type: str, algorithm: Algorithm, feature_dim: int) -> Features:
+    """The rows [n, feature_dim] of a request; sparse only if the algorithm takes such. Raises Refused."""
     kind, parameters = media_type(content_type)
     if kind not in algorithm.request_content_types:
         accepted = ", ".join(algorithm.request_content_types)
         raise Refused(415, f"content type {kind[:80]!r} is not supported by {algorithm.name}: use {accepted}")
     try:
         if kind == CSV:
-            features = _parse_csv(body, label_size(parameters, default=0))
+            features: Features = _parse_csv(body, label_size(parameters, default=0))
         elif kind == RECORDIO:
-            features = recordio.read(body)[0]
+            features = recordio_sparse.read_any(body)[0]
         elif kind == JSON:
             features = _rows(_instances(_json(body)), feature_dim)
         else:
             features = _rows([_json(line) for line in body.splitlines() if line.strip()], feature_dim)
+        if not algorithm.takes_sparse and (not len(features) or features.shape[1] == feature_dim):
+            features = dense(features, _DENSE_BYTES_MAX)
     except (UserError, recordio.RecordIOError) as error:
         raise Refused(400, f"unable to evaluate payload provided: {error}") from None
     if not len(features):
@@ -58,7 +62,7 @@ def parse_request(body: bytes, content_type: str, algorithm: Algorithm, feature_
             400,
             f"unable to evaluate payload provided: rows have {features.shape[1]} features, the model has {feature_dim}",
         )
-    if not np.isfinite(features.sum(dtype=np.float64)):
+    if not finite(features):
         raise Refused(400, "unable to evaluate payload provided: a feature is not a finite number")
     return features
 
@@ -85,42 +89,45 @@ def _instances(document: Any) -> list[Any]:
     return instances
 
 
-def _rows(instances: list[Any], feature_dim: int) -> FloatArray:
+def _rows(instances: list[Any], feature_dim: int) -> Features:
     """Rows of `{"features": [..]}`, `{"data": {"features": {"values": [..]}}}` or the latter with keys and shape."""
     rows = [_row(instance, feature_dim) for instance in instances]
     if not rows:
         return np.empty((0, 0), np.float32)
-    if len({len(row) for row in rows}) > 1:
+    if len({len(values) if keys is None else feature_dim for values, keys in rows}) > 1:
         raise UserError("its rows have different numbers of features")
-    return _numbers(rows, 2)
+    if all(keys is None for _values, keys in rows):
+        return _numbers([values for values, _keys in rows], 2)
+    return SparseMatrix.joined([_sparse(values, keys, feature_dim) for values, keys in rows])
 
 
-def _row(instance: Any, feature_dim: int) -> list[Any] | FloatArray:
+def _row(instance: Any, feature_dim: int) -> tuple[list[Any], list[int] | None]:
+    """The values of a row, and their columns if it is sparse."""
     if not isinstance(instance, dict):
         raise UserError("an instance must be an object")
     data = instance.get("data", instance)
     features = data.get("features") if isinstance(data, dict) else None
     if isinstance(features, list):
-        return features
+        return features, None
     if not isinstance(features, dict) or not isinstance(features.get("values"), list):
         raise UserError('an instance must hold "features"')
+    values: list[Any] = features["values"]
     if "keys" not in features and "shape" not in features:
-        values: list[Any] = features["values"]
-        return values
-    return _sparse(features, feature_dim)
-
-
-def _sparse(features: dict[str, Any], feature_dim: int) -> FloatArray:
-    keys, shape, values = features.get("keys"), features.get("shape"), features["values"]
+        return values, None
+    keys, shape = features.get("keys"), features.get("shape")
     if not isinstance(keys, list) or not all(type(key) is int and 0 <= key < feature_dim for key in keys):
         raise UserError(f"the keys of a sparse row must be whole numbers from 0 to {feature_dim - 1}")
     if shape != [feature_dim]:
         raise UserError(f"the shape of a sparse row must be [{feature_dim}]")
     if len(keys) != len(values) or len(set(keys)) != len(keys):
         raise UserError("a sparse row must have one value for each key, and each key once")
-    row = np.zeros(feature_dim, np.float32)
-    row[keys] = _numbers(values, 1)
-    return row
+    return values, keys
+
+
+def _sparse(values: list[Any], keys: list[int] | None, feature_dim: int) -> SparseMatrix:
+    if keys is None:
+        return SparseMatrix.of(_numbers([values], 2))
+    return SparseMatrix(_numbers(values, 1), np.array(keys, np.int64), np.array([0, len(keys)], np.int64), feature_dim)
 
 
 def _numbers(values: list[Any], dimensions: int) -> FloatArray:
@@ -149,6 +156,15 @@ def choose_accept(accept: str, algorithm: Algorithm) -> str:
             return kind
     offered = ", ".join(algorithm.response_content_types)
     raise Refused(406, f"accept type {accept[:80]!r} is not supported by {algorithm.name}: use {offered}")
+
+
+def asks_verbose(accept: str, algorithm: Algorithm) -> bool:
+    """Whether the answer shall tell all that it can, as in `application/json; verbose=true`."""
+    for part in accept.split(","):
+        kind, parameters = media_type(part)
+        if kind in ("", "*/*", "application/*", *algorithm.response_content_types):
+            return parameters.get("verbose", "").lower() == "true"
+    return False
 
 
 def render_answer(answer: Answer, accept: str) -> bytes:
@@ -220,7 +236,7 @@ class Server(ThreadingHTTPServer):
         address: tuple[str, int],
         algorithm: Algorithm,
         feature_dim: int,
-        predict: Callable[[FloatArray], Answer],
+        predict: Callable[[Any], Answer],
     ) -> None:
         self._algorithm = algorithm
         self._feature_dim = feature_dim
@@ -238,7 +254,11 @@ class Server(ThreadingHTTPServer):
         """The content type and body of the answer to a request. Raises Refused."""
         kind = choose_accept(accept, self._algorithm)
         features = parse_request(body, content_type, self._algorithm, self._feature_dim)
-        return kind, render_answer(self._predict(features), kind)
+        answer = self._predict(features)
+        keys = self._algorithm.answer_keys
+        if asks_verbose(accept, self._algorithm):
+            keys += self._algorithm.verbose_keys
+        return kind, render_answer({key: values for key, values in answer.items() if key in keys}, kind)
 
 
 class _Handler(BaseHTTPRequestHandler):
