@@ -203,6 +203,10 @@ class TestHyperparameters:
         assert "'none' is not valid under any of the given schemas" in reason(
             algorithm, baseline | {"mini_batch_size": "none"}
         )
+        for case in TABLES[algorithm]["cross_field"]:
+            if not case["accepted"]:
+                both = {**baseline, **case["given"], "mini_batch_size": "none"}
+                assert "is not valid under any of the given schemas" in reason(algorithm, both)
 
     @pytest.mark.parametrize(
         ("algorithm", "case"),
