@@ -29,6 +29,7 @@ from localaws.sagemaker.logs import LogShipper
 from localaws.sagemaker.programs import Programs, built_in
 from localaws.sagemaker.resources import Document, Emit, Store, tag_map
 from localaws.sagemaker.storage import Clients
+from localaws.sagemaker.tuning import TuningJobs
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -72,16 +73,24 @@ class SageMaker:
         self._clients = Clients(endpoint_url)
         self._host = Host(work_folder)
         self._logs = LogShipper(self._clients)
-        parts = (self.store, self._host, self._clients, self._logs, self.gates, programs or built_in())
+        programs = programs or built_in()
+        parts = (self.store, self._host, self._clients, self._logs, self.gates, programs)
         self._jobs = TrainingJobs(*parts)
+        self._tuning = TuningJobs(self.store, self._jobs, programs)
         self._models = Models(self.store)
         self._endpoints = Endpoints(*parts)
-        jobs, models, endpoints = self._jobs, self._models, self._endpoints
+        jobs, tuning, models, endpoints = self._jobs, self._tuning, self._models, self._endpoints
         self.operations: dict[str, Operation] = {
             "CreateTrainingJob": jobs.create,
             "DescribeTrainingJob": jobs.describe,
             "ListTrainingJobs": jobs.list_jobs,
             "StopTrainingJob": jobs.stop,
+            "CreateHyperParameterTuningJob": tuning.create,
+            "DescribeHyperParameterTuningJob": tuning.describe,
+            "ListHyperParameterTuningJobs": tuning.list_jobs,
+            "ListTrainingJobsForHyperParameterTuningJob": tuning.list_training_jobs,
+            "StopHyperParameterTuningJob": tuning.stop,
+            "DeleteHyperParameterTuningJob": tuning.delete,
             "CreateModel": models.create_model,
             "DescribeModel": lambda region, request: models.describe("model", region, request["ModelName"]),
             "ListModels": lambda region, request: models.list_kind("model", region, request),
@@ -123,6 +132,7 @@ class SageMaker:
     def close(self) -> None:
         """End every job, endpoint, program and thread that was started here; may be called again."""
         self._endpoints.close()
+        self._tuning.close()
         self._jobs.close()
         self._logs.close()
         self._host.close()

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ class _Run:
     """What goes on behind one job; `lock` guards the container, which a stop may meet at any moment."""
 
     job: Resource
+    on_metric: Callable[[str, float], None]
+    on_end: Callable[[], None]
     stopping: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     container: Container | None = None
@@ -88,9 +90,31 @@ class TrainingJobs:
 
     def create(self, region: str, request: Document) -> Document:
         """CreateTrainingJob. Raises ValidationException, ResourceInUse, ResourceLimitExceeded."""
-        _check(request)
-        name = request["TrainingJobName"]
+        check_request(request)
         tags = tag_map(request.get("Tags", []))
+        with self._store.lock:
+            if self._store.count("training-job", ("InProgress", "Stopping")) >= JOBS_AT_ONCE or self._closed:
+                raise ResourceLimitExceeded(
+                    f"The embedded SageMaker takes at most {JOBS_AT_ONCE} training jobs at once; wait for one to end."
+                )
+            return {"TrainingJobArn": self.start(region, request, tags=tags).arn}
+
+    def start(
+        self,
+        region: str,
+        request: Document,
+        *,
+        tags: Mapping[str, str],
+        tuning_job: str | None = None,
+        on_metric: Callable[[str, float], None] = lambda _name, _value: None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> Resource:
+        """Start a job by a checked request, whatever its number. Raises ResourceInUse.
+
+        `tuning_job` is the ARN of the search that it belongs to; `on_metric` hears every metric that the log shows, and
+        `on_end` is called when the job has ended, both from the job's own threads.
+        """
+        name = request["TrainingJobName"]
         moment = now()
         document = {**dict.fromkeys(_SWITCHES, False), **request}
         document.pop("Tags", None)
@@ -106,23 +130,21 @@ class TrainingJobs:
             CreationTime=moment,
             LastModifiedTime=moment,
         )
-        job = Resource("training-job", name, region, document, tags)
-        run = _Run(job)
+        if tuning_job:
+            document["TuningJobArn"] = tuning_job
+        job = Resource("training-job", name, region, document, dict(tags))
+        run = _Run(job, on_metric, on_end)
         with self._store.lock:
             if self._store.find("training-job", name, region):
                 raise ResourceInUse(
                     "Training job names must be unique within an AWS account and region, and a training job with this "
                     f"name already exists ({job.arn})"
                 )
-            if self._store.count("training-job", ("InProgress", "Stopping")) >= JOBS_AT_ONCE or self._closed:
-                raise ResourceLimitExceeded(
-                    f"The embedded SageMaker runs at most {JOBS_AT_ONCE} training jobs at once; wait for one to end."
-                )
             self._store.add(job)
             self._runs[job.arn] = run
             run.thread = threading.Thread(target=self._run, args=(run,), name=f"training job {name}", daemon=True)
             run.thread.start()
-        return {"TrainingJobArn": job.arn}
+        return job
 
     def describe(self, region: str, request: Document) -> Document:
         """DescribeTrainingJob. Raises ValidationException for a job that doesn't exist."""
@@ -138,13 +160,21 @@ class TrainingJobs:
         job = self._find(region, request)
         with self._store.lock:
             status = job.document["TrainingJobStatus"]
-            if status == "InProgress":
-                self._runs[job.arn].stopping.set()
-                self._move(job, "Stopping", status="Stopping")
-            elif status != "Stopping":
+            if status not in ("InProgress", "Stopping"):
                 raise ValidationException(f"The request was rejected because the training job is in status {status}.")
-        self._interrupt(self._runs[job.arn])
+        self.interrupt(job)
         return {}
+
+    def interrupt(self, job: Resource) -> None:
+        """Stop a job if it hasn't ended; returns at once."""
+        with self._store.lock:
+            run = self._runs.get(job.arn)
+            if run is None:
+                return
+            if job.document["TrainingJobStatus"] == "InProgress":
+                run.stopping.set()
+                self._move(job, "Stopping", status="Stopping")
+        self._interrupt(run)
 
     def close(self) -> None:
         """Stop every job and wait for the last to end."""
@@ -230,7 +260,8 @@ class TrainingJobs:
                     {"MetricName": name, "Value": value, "Timestamp": at} for name, (value, at) in run.metrics.items()
                 ]
             self._move(job, secondary, status=status, **more)
-            self._runs[job.arn] = _Run(job)  # the run's container and thread are no longer needed
+            del self._runs[job.arn]
+        run.on_end()
 
     def _work(self, run: _Run) -> str:
         """Do the job and return its last secondary status; Failure if it fails."""
@@ -324,6 +355,7 @@ class TrainingJobs:
                     value = _number(found)
                     if value is not None:
                         run.metrics[name] = (value, now())
+                        run.on_metric(name, value)
 
         own = {
             "TRAINING_JOB_NAME": job.name,
@@ -375,7 +407,7 @@ def _reason(failure: Path, code: int | None) -> str:
     return f"{fault}: {said or f'Exit Code: {code}'}"
 
 
-def _check(request: Mapping[str, Any]) -> None:
+def check_request(request: Mapping[str, Any]) -> None:
     """Refuse what the model's shapes allow and SageMaker doesn't, and what the embedded SageMaker can't do."""
     for member in ("AlgorithmSpecification", "ResourceConfig", "StoppingCondition"):
         if member not in request:

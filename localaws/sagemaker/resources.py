@@ -77,6 +77,13 @@ KINDS: Mapping[str, Kind] = {
         "SageMaker Training Job State Change",
         newest_first=False,
     ),
+    "hyper-parameter-tuning-job": Kind(
+        "HyperParameterTuningJob",
+        "HyperParameterTuningJobStatus",
+        "DescribeHyperParameterTuningJob",
+        "SageMaker HyperParameter Tuning Job State Change",
+        newest_first=False,
+    ),
     "model": Kind("Model"),
     "endpoint-config": Kind("EndpointConfig"),
     "endpoint": Kind("Endpoint", "EndpointStatus", "DescribeEndpoint", "SageMaker Endpoint State Change"),
@@ -181,11 +188,15 @@ class Store:
         return resource
 
     def page(
-        self, kind: str, region: str, request: Mapping[str, Any], members: Sequence[str]
+        self,
+        kind: str,
+        region: str,
+        request: Mapping[str, Any],
+        summary: Sequence[str] | Callable[[Document], Document],
     ) -> tuple[list[Document], str | None]:
-        """Return one page of a list operation as summaries of these members, and the token of the next page.
+        """Return one page of a list operation and the token of the next page.
 
-        The token names the last resource shown, so a page is right even if others come and go meanwhile.
+        `summary` names the members that are shown, or makes a summary of a resource's document.
         """
         naming = KINDS[kind]
         by = str(request.get("SortBy", "CreationTime"))
@@ -193,21 +204,37 @@ class Store:
         if by not in keys:
             raise ValidationException(f"SortBy {by!r} is not supported by the embedded SageMaker.")
         descending = request.get("SortOrder", "Descending" if naming.newest_first else "Ascending") == "Descending"
+
+        def shown(document: Document) -> Document:
+            if callable(summary):
+                return summary(document)
+            return {key: document[key] for key in summary if key in document}
+
         with self.lock:
             found = [one for one in self._resources.values() if one.kind == kind and one.region == region]
             rows = [
-                (one.document[keys[by]], one.arn, {key: one.document[key] for key in members if key in one.document})
+                (one.document[keys[by]], one.arn, copy.deepcopy(shown(one.document)))
                 for one in found
                 if _wanted(one, naming, request)
             ]
-        rows.sort(key=lambda row: (row[0], row[1]), reverse=descending)
-        if token := request.get("NextToken"):
-            last = _read_token(token, by)
-            rows = [row for row in rows if ((row[0], row[1]) < last if descending else (row[0], row[1]) > last)]
-        size = int(request.get("MaxResults", PAGE))
-        shown = rows[:size]
-        after = _write_token(by, shown[-1][0], shown[-1][1]) if len(rows) > size else None
-        return [row[2] for row in shown], after
+        return page_of(rows, request, by=by, descending=descending)
+
+
+def page_of(
+    rows: Sequence[tuple[Any, str, Document]], request: Mapping[str, Any], *, by: str, descending: bool
+) -> tuple[list[Document], str | None]:
+    """Return one page of (what it is sorted by, ARN, summary) and the token of the next page.
+
+    The token names the last resource shown, so a page is right even if others come and go meanwhile.
+    """
+    ordered = sorted(rows, key=lambda row: (row[0], row[1]), reverse=descending)
+    if token := request.get("NextToken"):
+        last = _read_token(token, by)
+        ordered = [row for row in ordered if ((row[0], row[1]) < last if descending else (row[0], row[1]) > last)]
+    size = int(request.get("MaxResults", PAGE))
+    shown = ordered[:size]
+    after = _write_token(by, shown[-1][0], shown[-1][1]) if len(ordered) > size else None
+    return [row[2] for row in shown], after
 
 
 def _wanted(resource: Resource, kind: Kind, request: Mapping[str, Any]) -> bool:
@@ -234,7 +261,11 @@ def _read_token(token: str, by: str) -> tuple[Any, str]:
         sorted_by, value, last = json.loads(base64.urlsafe_b64decode(token.encode()))
     except (binascii.Error, ValueError, TypeError):
         raise ValidationException("The NextToken is not one that this operation gave out.") from None
-    right_type = isinstance(value, float | int) if by == "CreationTime" else isinstance(value, str)
+    right_type = (
+        isinstance(value, float | int)
+        if by in ("CreationTime", "FinalObjectiveMetricValue")
+        else isinstance(value, str)
+    )
     if sorted_by != by or not right_type or not isinstance(last, str):
         raise ValidationException("The NextToken belongs to another request; give the same SortBy as before.")
     return value, last
