@@ -1,6 +1,7 @@
 """Tell the zeros from the other digits by Factorization Machines, on sparse rows: most pixels are blank.
 
-The hyperparameters were chosen on the validation rows; the test rows are asked of the endpoint alone.
+The hyperparameters are those of factors_lr 0.0003, 0.001, 0.003, mini_batch_size 200, 1000 and epochs 5, 10, 20 with the
+least cross-entropy on the validation rows; the test rows are asked of the endpoint alone.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ def main() -> None:
             "predictor_type": "binary_classifier",
             "num_factors": 10,
             "mini_batch_size": 200,
-            "epochs": 15,
-            "factors_lr": 0.001,
+            "epochs": 20,
+            "factors_lr": 0.0003,
         },
     )
     machines.fit(channels)

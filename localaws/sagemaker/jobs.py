@@ -120,6 +120,7 @@ class TrainingJobs:
         document.pop("Tags", None)
         document["StoppingCondition"] = {"MaxRuntimeInSeconds": DEFAULT_RUNTIME, **request["StoppingCondition"]}
         document["AlgorithmSpecification"] = self._specification(request["AlgorithmSpecification"])
+        document["OutputDataConfig"] = {"KmsKeyId": "", **request["OutputDataConfig"]}  # the SDK looks for the key
         document.update(
             TrainingJobArn=arn("training-job", name, region),
             TrainingJobStatus="InProgress",

@@ -43,6 +43,9 @@ _NOT_A_TRAINING_JOBS = (
     "StaticHyperParameters",
     "HyperParameterTuningResourceConfig",
 )
+_RESOURCES = ("InstanceType", "InstanceCount", "VolumeSizeInGB", "VolumeKmsKeyId")
+DEFAULT_VOLUME = 30
+"""GB, where a search says nothing; what the SDK asks for."""
 
 
 @dataclass(eq=False)
@@ -250,7 +253,7 @@ class TuningJobs:
 
     def _definition(self, asked: Mapping[str, Any], configuration: Mapping[str, Any]) -> Document:
         """Return the training job definition as describe shows it: the objective among metrics and hyperparameters."""
-        for member in ("HyperParameterTuningResourceConfig", "HyperParameterRanges", "TuningObjective"):
+        for member in ("HyperParameterRanges", "TuningObjective"):
             if member in asked:
                 raise _unsupported(f"{member} in a TrainingJobDefinition")
         specification = asked["AlgorithmSpecification"]
@@ -513,6 +516,21 @@ def _training_request(definition: Mapping[str, Any], name: str, values: Values) 
         **request,
         "TrainingJobName": name,
         "HyperParameters": {**definition["StaticHyperParameters"], **values},
+        **_resources(definition),
+    }
+
+
+def _resources(definition: Mapping[str, Any]) -> Document:
+    """Return what a training job takes for the search's own description of instances, which the SDK always sends.
+
+    Of several kinds of instances, which SageMaker tries in this order, the first is the one that is had here.
+    """
+    asked = definition.get("HyperParameterTuningResourceConfig")
+    if asked is None:
+        return {}
+    kept = {key: asked[key] for key in _RESOURCES if key in asked}
+    return {
+        "ResourceConfig": {"VolumeSizeInGB": DEFAULT_VOLUME, **kept, **next(iter(asked.get("InstanceConfigs", [])), {})}
     }
 
 
