@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -14,6 +15,17 @@ REGION = "us-east-1"
 ENDLESS = """
 algorithm: linear-learner
 hyperparameters: {epochs: 1000000, early_stopping_patience: 1000001}
+"""
+SEARCH = """
+algorithm: linear-learner
+hyperparameters: {epochs: 2, mini_batch_size: 50}
+tuning:
+  objective: validation:multiclass_accuracy
+  strategy: Random
+  max_jobs: 2
+  max_parallel_jobs: 1
+  ranges:
+    learning_rate: {continuous: [0.001, 0.1], scale: Logarithmic}
 """
 
 
@@ -39,11 +51,15 @@ def told(stand: Any) -> Iterator[list[dict[str, Any]]]:
 
 
 def outputs(told: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [json.loads(request["output"]) for request in told if "output" in request]
+    """The answers, one for each token: of a token that is told twice at once, Step Functions takes the first."""
+    return [
+        json.loads(output) for output in {one["taskToken"]: one["output"] for one in told if "output" in one}.values()
+    ]
 
 
 def failures(told: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    return [(request["error"], request["cause"]) for request in told if "error" in request]
+    """Error and cause, one for each token; see `outputs`."""
+    return [*{one["taskToken"]: (one["error"], one["cause"]) for one in told if "error" in one}.values()]
 
 
 def statuses(stand: Any, run: str, member: str) -> list[tuple[str, str]]:
@@ -63,6 +79,20 @@ def job_at(stand: Any, run: str) -> str:
     return str(name)
 
 
+def log_of(stand: Any, job: str) -> list[str]:
+    """What a job's program has printed by now."""
+    group, logs = "/aws/sagemaker/TrainingJobs", stand.client("logs")
+    stand.cloud.sagemaker._logs.flush()
+    try:
+        streams = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=f"{job}/")["logStreams"]
+    except logs.exceptions.ResourceNotFoundException:
+        return []
+    names = [stream["logStreamName"] for stream in streams]
+    if not names:
+        return []
+    return [event["message"] for event in logs.filter_log_events(logGroupName=group, logStreamNames=names)["events"]]
+
+
 def long_run(stand: Any) -> tuple[str, str, int]:
     """A run whose job trains for hours: its id, the job's name and the program's process."""
     stand.recipe("endless", ENDLESS)
@@ -76,17 +106,7 @@ def long_run(stand: Any) -> tuple[str, str, int]:
     )
     name = event["detail"]["TrainingJobName"]
     deadline = time.monotonic() + 20
-    logs = stand.client("logs")
-    while True:
-        stand.cloud.sagemaker._logs.flush()
-        with contextlib.suppress(logs.exceptions.ResourceNotFoundException):
-            found = logs.filter_log_events(
-                logGroupName="/aws/sagemaker/TrainingJobs",
-                logStreamNamePrefix=f"{name}/",
-                filterPattern="epoch=0",
-            )
-            if found["events"]:
-                break
+    while not any("epoch=0" in line for line in log_of(stand, name)):
         assert time.monotonic() < deadline
         time.sleep(0.02)  # the log is the only sign of life of another process
     (pid,) = [
@@ -189,3 +209,49 @@ def test_endpoint_failed(stand: Any, told: list[dict[str, Any]]) -> None:
     assert error == "EndpointFailed"
     assert "log" in cause
     assert stand.record(run)["error"] == "EndpointFailed"
+
+
+def search(stand: Any) -> str:
+    """A run that looks for hyperparameters."""
+    stand.recipe("search", SEARCH)
+    return str(stand.run_of(stand.drop("search")))
+
+
+def test_search_completed(stand: Any, told: list[dict[str, Any]]) -> None:
+    run = search(stand)
+    assert stand.wait_for_end(run)["detail"]["status"] == "SUCCEEDED"
+    assert statuses(stand, run, "HyperParameterTuningJobStatus")[-1] == ("Completed", "")
+    trained, served = outputs(told)
+    assert trained["tuning_job"]
+    assert re.fullmatch(re.escape(trained["tuning_job"]) + r"-\d{3}-[0-9a-f]{8}", trained["training_job"])
+    best = stand.client("sagemaker").describe_training_job(TrainingJobName=trained["training_job"])
+    assert best["HyperParameters"]["_tuning_objective_metric"] == "validation:multiclass_accuracy"
+    assert "ObjectiveMetric" in {one["Name"] for one in best["AlgorithmSpecification"]["MetricDefinitions"]}
+    assert [*trained["hyperparameters"]] == ["learning_rate"]
+    assert served["endpoint"]
+
+
+def test_search_failed(stand: Any, told: list[dict[str, Any]]) -> None:
+    with stand.cloud.sagemaker.gates.hold("training") as gate:
+        run = search(stand)
+        assert gate.reached(30)
+        s3 = stand.client("s3")
+        for item in s3.list_objects_v2(Bucket=stand.artifact_bucket, Prefix=f"work/{run}/train/")["Contents"]:
+            s3.put_object(Bucket=stand.artifact_bucket, Key=item["Key"], Body=b"not recordIO at all")
+    assert stand.wait_for_end(run)["detail"]["status"] == "FAILED"
+    assert statuses(stand, run, "HyperParameterTuningJobStatus")[-1] == ("Failed", "")
+    assert [error for error, _ in failures(told)] == ["JobFailed"]
+
+
+def test_search_stopped(stand: Any, told: list[dict[str, Any]]) -> None:
+    with stand.cloud.sagemaker.gates.hold("training") as gate:
+        run = search(stand)
+        assert gate.reached(30)
+        sagemaker = stand.client("sagemaker")
+        (tuning,) = sagemaker.list_hyper_parameter_tuning_jobs(StatusEquals="InProgress")[
+            "HyperParameterTuningJobSummaries"
+        ]
+        sagemaker.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=tuning["HyperParameterTuningJobName"])
+        assert stand.wait_for_end(run)["detail"]["status"] == "FAILED"
+    assert statuses(stand, run, "HyperParameterTuningJobStatus")[-1] == ("Stopped", "")
+    assert [error for error, _ in failures(told)] == ["JobStopped"]
