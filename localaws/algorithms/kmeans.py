@@ -4,7 +4,8 @@ The web-scale algorithm that SageMaker documents for its K-Means, and a last ste
 
 1. `k` x `extra_center_factor` centers start from the first mini-batch;
 2. each mini-batch moves the centers that are closest to its rows, each to the mean of the rows it has had so far;
-3. the centers, weighted by those rows, are clustered into `k` by several Lloyd runs, of which the best is kept;
+3. the centers, weighted by those rows, are clustered into `k` by several Lloyd runs; each goes on for a few iterations
+   over a sample of the rows, because the centers alone can't tell good from best, and the best is kept;
 4. Lloyd's iterations over all rows end what the single pass began (scikit-learn).
 """
 
@@ -29,6 +30,8 @@ LOG_NAME = "AWS/KMeansWebscale"
 _SEED = 3
 _AUTO_FACTOR = 10
 _AUTO_TRIALS = 10
+_SAMPLE_ROWS = 10_000
+_SAMPLE_ITERATIONS = 10
 
 
 def train(values: Mapping[str, Any], rows: Mapping[str, Rows | None], reporter: Reporter, model: Path) -> None:
@@ -75,7 +78,8 @@ def fit(features: FloatArray, values: Mapping[str, Any], reporter: Reporter, *, 
         reporter.throughput(len(features), time.perf_counter() - clock)
         reporter.metrics(start, time.time(), {"update.time": 1000 * (time.perf_counter() - clock)}, epoch=epoch)
 
-    centers = _shrink(centers, weights, values, random)
+    sample = features[:: max(1, len(features) // _SAMPLE_ROWS)]
+    centers = _shrink(centers, weights, sample, values, random)
     refined = KMeans(
         k, init=centers, n_init=1, max_iter=values["local_lloyd_max_iter"], tol=values["local_lloyd_tol"], copy_x=False
     ).fit(features)
@@ -119,9 +123,13 @@ def _move(centers: FloatArray, weights: NDArray[np.float64], batch: FloatArray, 
 
 
 def _shrink(
-    centers: FloatArray, weights: NDArray[np.float64], values: Mapping[str, Any], random: np.random.RandomState
+    centers: FloatArray,
+    weights: NDArray[np.float64],
+    sample: FloatArray,
+    values: Mapping[str, Any],
+    random: np.random.RandomState,
 ) -> FloatArray:
-    """`k` centers out of more, by the best of several weighted Lloyd runs."""
+    """`k` centers out of more: of several weighted Lloyd runs, the one that a sample of the rows is closest to."""
     k = values["k"]
     if len(centers) == k:
         log.info("no shrinking of centers is required")
@@ -143,7 +151,14 @@ def _shrink(
             tol=values["local_lloyd_tol"],
             random_state=random,
         ).fit(points, sample_weight=shares)
-        log.info("local kmeans attempt #%d. Current mean square distance %f", attempt, run.inertia_)
+        run = KMeans(
+            k,
+            init=run.cluster_centers_.astype(np.float32),
+            n_init=1,
+            max_iter=min(_SAMPLE_ITERATIONS, values["local_lloyd_max_iter"]),
+            tol=values["local_lloyd_tol"],
+        ).fit(sample)
+        log.info("local kmeans attempt #%d. Current mean square distance %f", attempt, run.inertia_ / len(sample))
         if best is None or run.inertia_ < best.inertia_:
             best = run
     assert best is not None  # noqa: S101 -- there is at least one trial

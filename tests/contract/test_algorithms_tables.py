@@ -355,8 +355,12 @@ def test_content_types_channels_and_tasks() -> None:
     assert set(linear.response_content_types) == {recordio, "application/json", "application/jsonlines"}
     assert (kmeans.validation_channel, linear.validation_channel) == ("test", "validation")
     assert (kmeans.label_required, linear.label_required) == (False, True)
-    assert kmeans.task({}) == "clustering"
-    assert [linear.task(given) for given in (BINARY, MULTICLASS, REGRESSOR)] == ["binary", "multiclass", "regression"]
+    assert kmeans.predictors == {"clustering": None}
+    assert linear.predictors == {
+        "binary": BINARY["predictor_type"],
+        "multiclass": MULTICLASS["predictor_type"],
+        "regression": REGRESSOR["predictor_type"],
+    }
 
 
 def test_images_are_where_the_sdk_says(monkeypatch: pytest.MonkeyPatch) -> None:
