@@ -6,7 +6,10 @@ import io
 import json
 import os
 import re
+import shutil
+import struct
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -240,20 +243,24 @@ class Servers:
                 self._runs.start(one[0], "dense", one[1])
             run = self._runs.of(algorithm, "dense", predictor)
             assert run.code == 0, run.log
-            program = subprocess.Popen(
-                command(TABLES[algorithm]["image"]["repository"], "serve"),
-                env=environment(run.root),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            self._ending.callback(program.communicate, timeout=30)
-            self._ending.callback(program.terminate)
-            assert program.stdout
-            ready = next((found for line in program.stdout if (found := re.search(r"on port (\d+)", line))), None)
-            assert ready, "it ended before it served"
-            self._started[key] = Served(int(ready[1]))
+            self._started[key] = self.start(algorithm, run.root)
         return self._started[key]
+
+    def start(self, algorithm: str, root: Path) -> Served:
+        """Serve the model in a folder that stands for `/opt/ml`."""
+        program = subprocess.Popen(
+            command(TABLES[algorithm]["image"]["repository"], "serve"),
+            env=environment(root),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._ending.callback(program.communicate, timeout=30)
+        self._ending.callback(program.terminate)
+        assert program.stdout
+        ready = next((found for line in program.stdout if (found := re.search(r"on port (\d+)", line))), None)
+        assert ready, "it ended before it served"
+        return Served(int(ready[1]))
 
 
 @pytest.fixture(scope="module")
@@ -487,6 +494,59 @@ class TestTraining:
         assert run.code == 0, run.log
         assert TABLES[algorithm]["predictors"][predictor]["without_test"] in run.log
         assert not re.search(r"#quality_metric: host=\S+, test ", run.log)
+
+
+class TestArtifacts:
+    @each_predictor
+    def test_files_inside_the_artifact(self, runs: Runs, algorithm: str, predictor: str) -> None:
+        wanted = TABLES[algorithm].get("archive")
+        if wanted:
+            with zipfile.ZipFile(runs.of(algorithm, "dense", predictor).root / "model" / "model_algo-1") as archive:
+                assert sorted(archive.namelist()) == sorted(wanted)
+
+    def test_k_means_is_a_list_of_one_array_of_centers_and_distances_are_to_them(
+        self, runs: Runs, servers: Servers
+    ) -> None:
+        stored = (runs.of("kmeans", "dense", "clusters").root / "model" / "model_algo-1").read_bytes()
+        # MXNet's NDArray list: magic, reserved, count; then magic, storage type, shape, device, type; then the data.
+        magic, _, count = struct.unpack_from("<QQQ", stored, 0)
+        _, _, dimensions, rows, columns, _, _, kind = struct.unpack_from("<IiIqqiii", stored, 24)
+        assert (magic, count, dimensions, kind) == (0x112, 1, 2, 0)
+        assert (rows, columns) == (int(TABLES["kmeans"]["baseline"]["k"]), WIDTH)
+        centers = np.frombuffer(stored, np.float32, rows * columns, 64).reshape(rows, columns)
+        values = features(ASKED, seed=9)
+        distances = np.sqrt(((values[:, None].astype(float) - centers) ** 2).sum(axis=2))
+        body = servers.of("kmeans", "clusters").ask(plain(values), "application/json")[2]
+        for own, answer in zip(distances, json.loads(body)["predictions"], strict=True):
+            assert answer["closest_cluster"] == own.argmin()
+            assert answer["distance_to_cluster"] == pytest.approx(own.min(), rel=1e-4)
+
+    @pytest.mark.parametrize("predictor", TABLES["knn"]["predictors"])
+    def test_k_nn_serves_what_its_metadata_says(
+        self, runs: Runs, servers: Servers, tmp_path: Path, predictor: str
+    ) -> None:
+        table = TABLES["knn"]
+        stored = runs.of("knn", "dense", predictor).root / "model"
+        metadata = json.loads((stored / "model_algo-1.json").read_bytes())
+        assert metadata.items() >= (table["metadata"] | {"predictor_type": predictor}).items()
+        marks = np.frombuffer((stored / "model_algo-1.labels").read_bytes(), np.float32)
+        assert len(marks) == ROWS["train"]
+        shutil.copytree(stored, tmp_path / "model")
+        # Only what is documented stands in it, and another k.
+        edited = {"k": 1, "predictor_type": predictor, "normalize": False, "version": "1.0"}
+        (tmp_path / "model" / "model_algo-1.json").write_text(json.dumps(edited))
+        server = servers.start("knn", tmp_path)
+        body = server.ask(plain(features(ASKED, seed=9)), "application/json", "application/json; verbose=true")[2]
+        for answer in json.loads(body)["predictions"]:
+            assert len(answer["distances"]) == len(answer["labels"]) == 1
+            assert answer["predicted_label"] == answer["labels"][0]
+
+    def test_k_nn_orders_its_neighbours(self, servers: Servers) -> None:
+        server = servers.of("knn", "regressor")
+        body = server.ask(plain(features(ASKED, seed=9)), "application/json", "application/json; verbose=true")[2]
+        for answer in json.loads(body)["predictions"]:
+            assert answer["distances"] == sorted(answer["distances"])
+            assert answer["predicted_label"] == pytest.approx(np.mean(answer["labels"]), rel=1e-5, abs=1e-6)
 
 
 class TestFailures:
