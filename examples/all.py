@@ -50,10 +50,11 @@ def run(name: str, *arguments: str) -> tuple[Figures, float]:
         text=True,
         check=False,
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith('{"example":')]
-    if done.returncode or not lines:
+    # The SDK ends its row of dots without a new line.
+    last = done.stdout.rfind('{"example":')
+    if done.returncode or last < 0:
         sys.exit(f"{done.stdout}\n{name}.py failed with exit code {done.returncode}")
-    figures = json.loads(lines[-1])
+    figures, _ = json.JSONDecoder().raw_decode(done.stdout, last)
     del figures["example"]
     return figures, time.perf_counter() - started
 
@@ -64,6 +65,7 @@ def main() -> int:
     )
     parser.add_argument("--only", choices=TARGETS, action="append", help="This example; may be given several times.")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), metavar="N", help="Only the first N. [%(default)s]")
+    parser.add_argument("--jobs", type=int, default=14, metavar="N", help="Jobs of each search. [%(default)s]")
     given, rest = parser.parse_known_args()
     judged = "--rows" not in rest
     missed = False
@@ -71,7 +73,9 @@ def main() -> int:
     print(f"{'example':<24}{'seconds':>8}  {'target':<40}{'met':<5}figures", flush=True)
     for name in given.only or TARGETS:
         target = TARGETS[name]
-        variants = [["--seed", str(seed)] for seed in SEEDS[: given.seeds]] if name == "linear_learner" else [[]]
+        variants = [["--seed", str(seed), "--jobs", str(given.jobs)] for seed in SEEDS[: given.seeds]]
+        if name != "linear_learner":
+            variants = [[]]
         for variant in variants:
             figures, seconds = run(name, *variant, *rest)
             met = target.met(figures)

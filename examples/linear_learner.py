@@ -1,6 +1,8 @@
 """Tell the zeros from the other digits by Linear Learner, whose hyperparameters are searched for.
 
-The search looks at the validation rows alone; the test rows are asked of the endpoint of the best model.
+The search looks at the validation rows alone, and so did the choice of what it does not search: pixels share a scale
+already, and models of pixels as they are did better on those rows than models of normalized ones. The test rows are
+asked of the endpoint of the best model.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from sagemaker.estimator import Estimator
 from sagemaker.inputs import TrainingInput
 from sagemaker.serializers import CSVSerializer
 from sagemaker.tuner import ContinuousParameter, HyperparameterTuner, IntegerParameter
+from sagemaker.utils import name_from_base
 
 
 def upload(session: sagemaker.Session, part: digits.Part, key: str) -> TrainingInput:
@@ -30,7 +33,7 @@ def upload(session: sagemaker.Session, part: digits.Part, key: str) -> TrainingI
 
 def main() -> None:
     parser = digits.options(__doc__)
-    parser.add_argument("--jobs", type=int, default=6, metavar="N", help="Training jobs of the search. [%(default)s]")
+    parser.add_argument("--jobs", type=int, default=14, metavar="N", help="Training jobs of the search. [%(default)s]")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="The search's random seed. [%(default)s]")
     given = parser.parse_args()
     data = digits.load(given)
@@ -52,6 +55,8 @@ def main() -> None:
             "feature_dim": data.train.images.shape[1],
             "predictor_type": "binary_classifier",
             "binary_classifier_model_selection_criteria": "f_beta",
+            "normalize_data": "false",
+            "epochs": 40,
         },
     )
     tuner = HyperparameterTuner(
@@ -66,7 +71,8 @@ def main() -> None:
         max_parallel_jobs=2,
         random_seed=given.seed,
     )
-    tuner.fit(channels)
+    # The name that the SDK makes up has no seconds.
+    tuner.fit(channels, job_name=name_from_base("zeros", max_length=32))
 
     with digits.deployed(tuner, serializer=CSVSerializer(), deserializer=JSONDeserializer()) as predictor:
         one = predictor.predict(data.train.images[0])["predictions"][0]
