@@ -41,6 +41,30 @@ class Comparison:
         }
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A figure of quality that the speed must not be bought with, and its bound."""
+
+    name: str
+    value: float
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def met(self) -> bool:
+        low, high = self.at_least, self.at_most
+        return (low is None or self.value >= low) and (high is None or self.value <= high)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "value": round(self.value, 4),
+            "at_least": self.at_least,
+            "at_most": self.at_most,
+            "met": self.met,
+        }
+
+
 class Stopwatch:
     """Times what runs within `running`, so that setting up and clearing away don't count."""
 

@@ -60,11 +60,19 @@ def build(name: str, values: Mapping[str, Any], unit: float = 1.0) -> Loss:
 
 def _logistic(outputs: FloatArray, labels: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Cross-entropy of a sigmoid: log(1 + exp(-s z)) with s = +-1."""
-    small = np.exp(-np.abs(outputs))
-    targets = labels[:, None, None]
-    value = np.log1p(small) + np.maximum(outputs, 0) - outputs * targets
-    probability = np.where(outputs >= 0, 1, small) / (1 + small)
-    return value[:, :, 0], probability - targets
+    # Without the axis of length one, over which numpy would loop.
+    margins, targets = outputs[:, :, 0], labels[:, None]
+    small = np.exp(-np.abs(margins))
+    below = np.minimum(margins, 0)
+    value = np.log1p(small)
+    value += margins
+    value -= below
+    value -= margins * targets
+    small += 1
+    derivative = np.exp(below, out=below)
+    derivative /= small
+    derivative -= targets
+    return value, derivative[:, :, None]
 
 
 def _hinge(margin: float) -> Evaluate:
