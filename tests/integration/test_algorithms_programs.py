@@ -403,9 +403,10 @@ def test_serving_without_a_model_fails_with_the_reason(kmeans: Job) -> None:
     assert (kmeans.base / "output" / "failure").read_text().startswith("ClientError: ")
 
 
-def test_serving_is_quick_to_start_because_it_imports_little() -> None:
+@pytest.mark.parametrize("model", ["kmeans_model", "linear_model", "factorization_model", "knn_model"])
+def test_serving_is_quick_to_start_because_it_imports_little(model: str) -> None:
     """A second of imports would stand between every endpoint and its first answer."""
-    script = "import sys, localaws.algorithms.programs, localaws.algorithms.linear_model; print(*sys.modules)"
+    script = f"import sys, localaws.algorithms.programs, localaws.algorithms.{model}; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert not {"sklearn", "scipy", "pandas", "boto3", "pydantic"} & set(modules)
 

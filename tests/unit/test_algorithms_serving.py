@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from sagemaker.amazon.common import read_records
 
 from dropmill import algorithms
-from dropmill.data import recordio
-from localaws.algorithms.serving import Refused, choose_accept, parse_request, render_answer
+from dropmill.data import recordio, recordio_sparse
+from dropmill.data.recordio_sparse import SparseMatrix
+from localaws.algorithms import serving
+from localaws.algorithms.serving import Refused, asks_verbose, choose_accept, parse_request, render_answer
 
-KMEANS, LINEAR = algorithms.get("kmeans"), algorithms.get("linear-learner")
+KMEANS, LINEAR, KNN = algorithms.get("kmeans"), algorithms.get("linear-learner"), algorithms.get("knn")
+MACHINES = algorithms.get("factorization-machines")
 ROWS = np.array([[1.5, 0, -3, 0], [0, 2, 0, 0.25]], np.float32)
 DENSE = [{"features": row} for row in ROWS.tolist()]
 LONG = [{"data": {"features": {"values": row}}, "configuration": {}} for row in ROWS.tolist()]
@@ -27,7 +30,9 @@ MIXED = [DENSE[0], SPARSE[1]]
 
 
 def parse(body: bytes, content_type: str) -> NDArray[np.float32]:
-    return parse_request(body, content_type, LINEAR, feature_dim=4)
+    rows = parse_request(body, content_type, LINEAR, feature_dim=4)
+    assert isinstance(rows, np.ndarray)
+    return rows
 
 
 @pytest.mark.parametrize("instances", [DENSE, LONG, WRAPPED, SPARSE, MIXED])
@@ -54,6 +59,36 @@ def test_csv(text: str, content_type: str) -> None:
 
 def test_recordio() -> None:
     np.testing.assert_array_equal(parse(recordio.encode(ROWS), "application/x-recordio-protobuf"), ROWS)
+
+
+def test_sparse_recordio_is_filled_up_with_zeros() -> None:
+    for body in (recordio_sparse.encode(ROWS), recordio.encode(ROWS[:1]) + recordio_sparse.encode(ROWS[1:])):
+        np.testing.assert_array_equal(parse(body, "application/x-recordio-protobuf"), ROWS)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/json", json.dumps({"instances": MIXED}).encode()),
+        ("application/jsonlines", "\n".join(map(json.dumps, SPARSE)).encode()),
+        ("application/x-recordio-protobuf", recordio_sparse.encode(ROWS)),
+    ],
+)
+def test_sparse_rows_stay_sparse_for_an_algorithm_that_takes_them(content_type: str, body: bytes) -> None:
+    rows = parse_request(body, content_type, MACHINES, feature_dim=4)
+    assert isinstance(rows, SparseMatrix)
+    np.testing.assert_array_equal(rows.to_dense(), ROWS)
+    assert isinstance(parse_request(recordio.encode(ROWS), "application/x-recordio-protobuf", MACHINES, 4), np.ndarray)
+
+
+def test_a_few_bytes_can_not_ask_for_gigabytes() -> None:
+    empty = json.dumps({"features": {"keys": [], "shape": [10**9], "values": []}})
+    with pytest.raises(Refused, match="4000000000 bytes with their zeros; 1073741824 is the most here") as refused:
+        parse_request(empty.encode(), "application/jsonlines", LINEAR, feature_dim=10**9)
+    assert refused.value.status == 400
+    wide = recordio_sparse.encode(SparseMatrix.of(ROWS[:, :0])) + recordio_sparse.encode(np.zeros((1, 0)))
+    with pytest.raises(Refused, match="0 features, the model has 4"):
+        parse(wide, "application/x-recordio-protobuf")
 
 
 @pytest.mark.parametrize(
@@ -164,3 +199,27 @@ def test_accept() -> None:
         with pytest.raises(Refused, match="is not supported by") as refused:
             choose_accept(accept, algorithm)
         assert refused.value.status == 406
+
+
+def test_only_k_nn_tells_more_when_asked_to() -> None:
+    for accept in ("application/json; verbose=true", "application/jsonlines;verbose=True", "*/*; verbose=true"):
+        assert asks_verbose(accept, KNN)
+    for accept in ("", "application/json", "application/json; verbose=false", "text/html; verbose=true"):
+        assert not asks_verbose(accept, KNN)
+    answer = {
+        "predicted_label": np.array([2], np.float32),
+        "distances": np.array([[0.5, 1]], np.float32),
+        "labels": np.array([[2, 3]], np.float32),
+    }
+    with serving.Server(("127.0.0.1", 0), KNN, 4, lambda rows: answer) as server:
+        body = recordio.encode(ROWS[:1])
+        for accept, expected in (
+            ("application/json", {"predicted_label": 2.0}),
+            (
+                "application/json; verbose=true",
+                {"predicted_label": 2.0, "distances": [0.5, 1.0], "labels": [2.0, 3.0]},
+            ),
+        ):
+            kind, document = server.answer(body, "application/x-recordio-protobuf", accept)
+            assert kind == "application/json"
+            assert json.loads(document) == {"predictions": [expected]}

@@ -150,6 +150,24 @@ def test_a_regressor_is_judged_on_its_scores():
     assert found.metrics == pytest.approx({"rmse": 0.5, "mae": 0.5, "r2": 0.0})
 
 
+def test_a_regressor_that_answers_labels_alone_is_judged_on_them():
+    actual = np.arange(4.0)
+    found = [
+        judge(plan(Task.REGRESSION, None), np.zeros((4, 49), np.float32), actual, answer).metrics
+        for answer in (Predictions(4, predicted_label=[0, 1, 2, 5]), Predictions(4, score=[0, 1, 2, 5]))
+    ]
+    assert found[0] == found[1]
+    assert found[0]["mae"] == 0.5
+
+
+def test_without_scores_there_is_no_area_under_the_curve():
+    actual = np.array([0.0, 1, 1, 0])
+    answer = Predictions(4, predicted_label=[0, 1, 0, 0])
+    found = judge(plan(Task.BINARY, [0.0, 1.0]), np.zeros((4, 49), np.float32), actual, answer)
+    assert "roc_auc" not in found.metrics
+    assert found.metrics["accuracy"] == 0.75
+
+
 @pytest.mark.parametrize(
     ("task", "answers"),
     [
@@ -158,7 +176,7 @@ def test_a_regressor_is_judged_on_its_scores():
         (Task.BINARY, Predictions(2, predicted_label=[0.0, 0.5])),
         (Task.BINARY, Predictions(2, predicted_label=[0.0, 1.0], score=[[0.1, 0.9], [0.1, 0.9]])),
         (Task.MULTICLASS, Predictions(2, predicted_label=[0.0, 1.0], score=[0.5, 0.5])),
-        (Task.REGRESSION, Predictions(2, predicted_label=[0.0, 1.0])),
+        (Task.REGRESSION, Predictions(2)),
         (Task.REGRESSION, Predictions(2, score=[[0.0], [1.0]])),
         (Task.CLUSTERING, Predictions(2, closest_cluster=[0, 1])),
         (Task.CLUSTERING, Predictions(2, closest_cluster=[0, 3], distance_to_cluster=[1.0, 1.0])),

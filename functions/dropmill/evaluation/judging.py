@@ -258,7 +258,9 @@ class _RegressionJudge:
         self._predicted: list[Floats] = []
 
     def add(self, features: Pixels, labels: Floats | None, predictions: Predictions) -> None:
-        predicted = np.asarray(_present(predictions.score, "its answers have no score"), dtype=np.float64)
+        # k-NN's mean of the neighbours comes as predicted_label.
+        answer = predictions.predicted_label if predictions.score is None else predictions.score
+        predicted = np.asarray(_present(answer, "its answers have neither score nor predicted_label"), dtype=np.float64)
         if predicted.shape != (len(features),):
             raise PredictionFailed("The endpoint did not answer one number for each row.")
         self._actual.append(_present(labels, "the test rows have no labels"))
