@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 
 from dropmill import algorithms
 from dropmill.data import pickles, recordio
-from localaws.algorithms import command, kmeans_model
+from localaws.algorithms import command, factorization_model, kmeans_model
 
 RECORDIO, CSV, JSON, LINES = "application/x-recordio-protobuf", "text/csv", "application/json", "application/jsonlines"
 
@@ -449,3 +449,32 @@ def test_mnist_is_learned_as_well_as_documented(tmp_path: Path) -> None:
     for channel_name, (features, labels) in zip(("train", "validation", "test"), split, strict=True):
         zeros.add(channel_name, "a", recordio.encode(features, labels == 0))
     assert zeros.train().metrics("linear-learner")["test:binary_f_beta"] >= 0.957
+
+
+@pytest.mark.skipif(not MNIST, reason="DROPMILL_MNIST does not name MNIST's mnist.pkl.gz")
+def test_mnist_is_learned_by_neighbours_and_factors(tmp_path: Path) -> None:
+    """k-NN: accuracy on the test rows. Factorization Machines, is it a zero?: those found, and false alarms."""
+    with Path(MNIST).open("rb") as stream:
+        (train, labels), _, (test, test_labels) = pickles.read_split(stream, Path(MNIST).name)
+
+    neighbours = Job(
+        tmp_path / "knn",
+        "knn",
+        {"k": "10", "predictor_type": "classifier", "sample_size": "50000", "feature_dim": "784"},
+    )
+    neighbours.add("train", "a", recordio.encode(train, labels))
+    neighbours.add("test", "a", recordio.encode(test, test_labels))
+    assert neighbours.train().metrics("knn")["test:accuracy"] >= 0.965
+
+    # Chosen by F1 on the validation rows, over three seeds.
+    chosen = {"factors_lr": "0.02", "linear_lr": "0.02", "factors_wd": "0.0003", "epochs": "10"}
+    machines = Job(
+        tmp_path / "machines",
+        "factorization-machines",
+        {"feature_dim": "784", "num_factors": "10", "predictor_type": "binary_classifier", **chosen},
+    )
+    machines.add("train", "a", recordio.encode(train, labels == 0))
+    assert machines.train().code == 0
+    found = factorization_model.load(machines.base / "model").predict(test)["predicted_label"] == 1
+    assert (found & (test_labels == 0)).sum() >= 951
+    assert (found & (test_labels != 0)).sum() <= 40
