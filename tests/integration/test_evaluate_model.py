@@ -276,7 +276,7 @@ MODEL_ERROR = ClientError(
         (lambda rows: {"predictions": [{"score": 1.0}] * (len(rows) - 1)}, "asked about 3 rows and answered 2"),
         (lambda _: b"<html>" + CELL.encode(), "can't be read"),
         (lambda rows: {"predictions": [{"score": float("nan")}] * len(rows)}, "can't be read"),
-        (lambda rows: {"predictions": [{"predicted_label": 1.0}] * len(rows)}, "can't be judged"),
+        (lambda rows: {"predictions": [{"score": [1.0, 2.0]}] * len(rows)}, "one number for each row"),
     ],
 )
 def test_a_refused_or_garbled_answer_is_told_without_the_rows(bucket, monkeypatch, answer, said):

@@ -105,7 +105,7 @@ def test_the_threshold_is_as_good_as_the_best_of_all(rows: list[tuple[int, bool]
         chosen = scores >= threshold
         true = float((chosen & (labels > 0)).sum())
         precision = true / max(chosen.sum(), 1)
-        recall = true / max(labels.sum(), 1)
+        recall = true / max(float(labels.sum()), 1)
         if criterion == "accuracy":
             return float((chosen == (labels > 0)).mean())
         if criterion in ("f_beta", "f1"):
