@@ -131,10 +131,9 @@ def read_ranges(asked: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Range]
 
 def _integer(one: Mapping[str, Any]) -> Integer:
     low, high = (_number(one, end, int) for end in ("MinValue", "MaxValue"))
-    scale = _scale(one, low, high)
-    if scale == "ReverseLogarithmic":
+    if one.get("ScalingType") == "ReverseLogarithmic":
         raise ValidationException(f"ReverseLogarithmic scaling of {one['Name']!r} is for continuous ranges only.")
-    return Integer(one["Name"], low, high, scale)
+    return Integer(one["Name"], low, high, _scale(one, low, high))
 
 
 def _continuous(one: Mapping[str, Any]) -> Continuous:

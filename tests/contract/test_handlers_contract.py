@@ -27,6 +27,7 @@ STEPS = [
     "evaluate_model",
     "inspect_drop",
     "launch_training",
+    "launch_tuning",
     "resume_task",
     "seal_dataset",
     "start_run",

@@ -1,17 +1,20 @@
 """The application in an embedded cloud of its own, and what a whole-workflow test asks of it."""
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from localaws.cloud import Cloud
+from localaws.sagemaker import shapes
+from localaws.sagemaker.programs import Programs
 from localaws.template import Stack
 
 ROOT = Path(__file__).parents[2]
@@ -32,16 +35,12 @@ def points(rows: int, seed: int, classes: int = 3) -> bytes:
 
 
 @dataclass
-class Stand:
-    """A deployed stack and everything that was ever emitted in its cloud."""
+class Witness:
+    """A cloud and everything that was ever emitted in it."""
 
     cloud: Cloud
-    stack: Stack
-    queue_url: str
     seen: list[Event] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
-    messages: list[dict[str, Any]] = field(default_factory=list)
-    drops: int = 0
 
     def observe(self, event: Event) -> bool:
         with self.changed:
@@ -63,6 +62,16 @@ class Stand:
 
     def client(self, service: str) -> Any:
         return self.cloud.client(service)
+
+
+@dataclass(kw_only=True)
+class Stand(Witness):
+    """A deployed stack and everything that was ever emitted in its cloud."""
+
+    stack: Stack
+    queue_url: str
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    drops: int = 0
 
     @property
     def drop_bucket(self) -> str:
@@ -95,7 +104,7 @@ class Stand:
 
         def ended(event: Event) -> bool:
             detail = event["detail"]
-            return event["source"] == "aws.states" and detail["name"] == run and detail["status"] != "RUNNING"
+            return bool(event["source"] == "aws.states" and detail["name"] == run and detail["status"] != "RUNNING")
 
         event = self.wait_for(ended)
         self.settle()
@@ -146,6 +155,8 @@ class Stand:
         assert sagemaker.list_models()["Models"] == []
         for status in ("InProgress", "Stopping"):
             assert sagemaker.list_training_jobs(StatusEquals=status)["TrainingJobSummaries"] == []
+            searches = sagemaker.list_hyper_parameter_tuning_jobs(StatusEquals=status)
+            assert searches["HyperParameterTuningJobSummaries"] == []
 
     def open_rows(self, run: str) -> list[str]:
         """What the ledger still looks after for a run."""
@@ -178,6 +189,95 @@ def stand() -> Iterator[Stand]:
                 "QueueArn"
             ],
         )
-        stand = Stand(cloud, stack, queue_url)
+        stand = Stand(cloud, stack=stack, queue_url=queue_url)
         cloud.events.repeat(stand.observe, 1)
         yield stand
+
+
+@dataclass(kw_only=True)
+class Jobs(Witness):
+    """An embedded SageMaker whose every algorithm is a stand-in, and every event that it sent."""
+
+    IMAGE: ClassVar = "382416733822.dkr.ecr.us-east-1.amazonaws.com/kmeans:1"
+    ROLE: ClassVar = "arn:aws:iam::123456789012:role/jobs"
+    BUCKET: ClassVar = "artifacts"
+
+    @property
+    def api(self) -> Any:
+        return self.cloud.client("sagemaker")
+
+    @property
+    def s3(self) -> Any:
+        return self.cloud.client("s3")
+
+    def of(self, name: str) -> list[Event]:
+        """The details of a resource's events so far."""
+        with self.changed:
+            return [event["detail"] for event in self.seen if event["resources"][0].endswith(f"/{name}")]
+
+    def wait_for_status(self, name: str, *statuses: str) -> str:
+        """Wait until a job of this name has one of these statuses (or any that a job ends with), and return it."""
+
+        def status(event: Event) -> str:
+            if not event["resources"][0].endswith(f"/{name}"):
+                return ""
+            kinds = ("TrainingJobStatus", "HyperParameterTuningJobStatus", "TransformJobStatus", "EndpointStatus")
+            return next((event["detail"][kind] for kind in kinds if kind in event["detail"]), "")
+
+        wanted = statuses or ("Completed", "Failed", "Stopped")
+        return status(self.wait_for(lambda event: status(event) in wanted))
+
+    def put(self, key: str, body: bytes) -> str:
+        self.s3.put_object(Bucket=self.BUCKET, Key=key, Body=body)
+        return f"s3://{self.BUCKET}/{key}"
+
+    def lines(self, group: str, prefix: str) -> dict[str, list[str]]:
+        """The lines of a log group's streams whose names begin so."""
+        self.cloud.sagemaker._logs.flush()
+        logs = self.cloud.client("logs")
+        streams = logs.describe_log_streams(logGroupName=group, logStreamNamePrefix=prefix)["logStreams"]
+        return {
+            one["logStreamName"]: [
+                event["message"]
+                for event in logs.get_log_events(
+                    logGroupName=group, logStreamName=one["logStreamName"], startFromHead=True
+                )["events"]
+            ]
+            for one in streams
+        }
+
+
+def _judged(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+    """The operation, whose every answer must fit botocore's shape: clients would quietly drop what it doesn't know."""
+    shape = shapes.operation(name).output_shape
+
+    def call(region: str, request: dict[str, Any]) -> Any:
+        answer = operation(region, request)
+        problems: list[str] = []
+        known = shapes._walk(shape, answer, "", problems) if shape else {}
+        assert known == answer, f"{name} answers members that it doesn't have"
+        # SageMaker's model requires ModelArtifacts even of a job that has none yet.
+        assert [problem for problem in problems if "'modelArtifacts'" not in problem] == []
+        return answer
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def jobs() -> Iterator[Jobs]:
+    program = str(Path(__file__).with_name("sagemaker_program.py"))
+
+    def command(_repository: str, action: str) -> list[str]:
+        return [sys.executable, "-S", program, action]
+
+    def metrics(_repository: str) -> list[tuple[str, str]]:
+        return [("test:msd", r"#quality_metric: host=\S+, (?:epoch=\d+, )?test msd <loss>=(\S+)")]
+
+    with Cloud(programs=Programs(command, metrics, lambda _repository: {"test:msd": "Minimize"})) as cloud:
+        operations = cloud.sagemaker.operations
+        for name, operation in operations.items():
+            operations[name] = _judged(name, operation)
+        jobs = Jobs(cloud)
+        cloud.events.repeat(jobs.observe, 1)
+        jobs.s3.create_bucket(Bucket=jobs.BUCKET)
+        yield jobs

@@ -27,6 +27,13 @@ def train() -> None:
         sys.exit(1)
     if behave == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if behave == "judge":
+        place = float(hyperparameters["x"])
+        for epoch in range(3):
+            loss = (place - 0.3) ** 2 + 1 / (epoch + 1)
+            print(f"#quality_metric: host=algo-1, epoch={epoch}, test msd <loss>={loss!r}", flush=True)
+        if place > 5:
+            signal.pause()
     if behave == "flood":
         for number in range(20_000):
             print(f"line {number} {'x' * 200}")
