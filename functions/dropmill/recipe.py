@@ -1,6 +1,7 @@
 """The recipe: how drops become a model. `parse_recipe` reads the YAML, `Recipe` holds the rules."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeGuard, get_args
@@ -135,6 +136,9 @@ class TuningOptions(Section):
             raise ValueError("max_parallel_jobs can't be more than max_jobs")
         if self.strategy == "Grid" and any(entry.categorical is None for entry in self.ranges.values()):
             raise ValueError("a Grid search takes categorical ranges only")
+        combinations = math.prod(len(entry.bounds) for entry in self.ranges.values())
+        if self.strategy == "Grid" and combinations > self.max_jobs:
+            raise ValueError(f"a Grid search tries all {combinations} combinations; raise max_jobs, or take out values")
         return self
 
 

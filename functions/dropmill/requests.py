@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         CreateModelInputTypeDef,
         CreateTrainingJobRequestTypeDef,
         ParameterRangesTypeDef,
+        ResourceLimitsTypeDef,
         TagTypeDef,
     )
 
@@ -46,16 +47,19 @@ def tuning_request(
 ) -> CreateHyperParameterTuningJobRequestTypeDef:
     """The tags reach the training jobs too, as SageMaker passes a tuning job's on."""
     (metric,) = (metric for metric in algorithms.get(plan.recipe.algorithm).metrics if metric.name == tuning.objective)
+    limits: ResourceLimitsTypeDef = {
+        "MaxParallelTrainingJobs": tuning.max_parallel_jobs,
+        "MaxRuntimeInSeconds": tuning.max_runtime,
+    }
+    # A Grid search takes as many jobs as it has combinations, and no other number.
+    if tuning.strategy != "Grid":
+        limits["MaxNumberOfTrainingJobs"] = tuning.max_jobs
     return {
         "HyperParameterTuningJobName": name,
         "HyperParameterTuningJobConfig": {
             "Strategy": tuning.strategy,
             "HyperParameterTuningJobObjective": {"Type": cast(Any, metric.goal), "MetricName": metric.name},
-            "ResourceLimits": {
-                "MaxNumberOfTrainingJobs": tuning.max_jobs,
-                "MaxParallelTrainingJobs": tuning.max_parallel_jobs,
-                "MaxRuntimeInSeconds": tuning.max_runtime,
-            },
+            "ResourceLimits": limits,
             "ParameterRanges": _ranges(tuning),
             "TrainingJobEarlyStoppingType": "Auto" if tuning.early_stopping else "Off",
             "RandomSeed": plan.recipe.data.split.seed,

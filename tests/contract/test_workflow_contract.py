@@ -41,7 +41,7 @@ AWS_ERRORS = {
     "Sandbox.Timedout",
 }
 WAITS = "arn:${Partition}:states:::lambda:invoke.waitForTaskToken"
-ANSWERS = {"Launch Training": TrainedModel, "Deploy Endpoint": ServedModel}
+ANSWERS = {"Launch Training": TrainedModel, "Launch Tuning": TrainedModel, "Deploy Endpoint": ServedModel}
 """What answers a state's task token."""
 
 Scope = dict[str, Any]

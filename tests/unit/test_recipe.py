@@ -84,6 +84,10 @@ def test_other_names_are_no_recipe() -> None:
         (tuned("epochs: {integer: [1, 5]}").replace("test:msd", "train:msd"), "use one of test:msd"),
         (tuned("epochs: {integer: [1, 5]}") + "data: {split: {validation: 0}}", "needs validation rows"),
         (tuned("epochs: {integer: [1, 5]}", "strategy: Grid"), "categorical ranges only"),
+        (
+            tuned(f"epochs: {{categorical: [{', '.join('123456789')}]}}", "strategy: Grid"),
+            "a Grid search tries all 9 combinations",
+        ),
         (tuned("epochs: {integer: [1, 5]}", "max_jobs: 1"), "max_parallel_jobs can't be more"),
         (tuned("epochs: {integer: [1, 5]}", "max_jobs: 20", "max_parallel_jobs: 9"), "instance-hours"),
         ("algorithm: kmeans\nalgorithm: knn", "line 2: 'algorithm' is given twice"),

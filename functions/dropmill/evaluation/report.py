@@ -510,7 +510,7 @@ def _labels(plan: Plan, dataset: SealedDataset, parts: Sequence[Part]) -> str:
 def _training(plan: Plan, dataset: SealedDataset, training: TrainedModel | None) -> str:
     hyperparameters = [
         f"<th scope=row><code>{escape(name)}</code></th><td>{escape(value)}</td>"
-        for name, value in sorted(dataset.hyperparameters.items())
+        for name, value in sorted({**dataset.hyperparameters, **(training.hyperparameters if training else {})}.items())
     ]
     options = plan.recipe.training
     about = (
