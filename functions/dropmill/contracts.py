@@ -279,6 +279,7 @@ class Metrics(Contract):
     clusters: list[dict[str, Any]] | None = Field(
         default=None, description="Each cluster: cluster, rows, mean_distance, label and share of its commonest label"
     )
+    notes: list[str] = Field(default_factory=list, description="What to know before believing the metrics")
 
 
 class RunStatus(StrEnum):

@@ -175,6 +175,7 @@ def test_metrics_and_report_are_written_and_summed_up(bucket, monkeypatch):
     assert evaluation.report == f"s3://{BUCKET}/runs/{RUN}/report.html"
     document = metrics_document()
     assert (document.classes, document.confusion, document.sampled_from) == (["3", "8"], [[2, 1], [0, 2]], None)
+    assert document.notes[0] == "Only 5 rows were held out, so the metrics are rough."
     stored = boto3.client("s3").get_object(Bucket=BUCKET, Key=naming.report_key(RUN))
     assert stored["ContentType"] == "text/html; charset=utf-8"
     assert stored["Body"].read().startswith(b"<!doctype html>")

@@ -80,7 +80,8 @@ def evaluate_model(request: EvaluateInput) -> Evaluation:
 
     sampled_from = test.rows if judged.rows < test.rows else None
     page = report.render(plan, dataset, judged, training=request.training, sampled_from=sampled_from)
-    storage.write_document(naming.metrics_key(run), _metrics(judged, sampled_from))
+    notes = report.notes(plan, dataset, judged, sampled_from)
+    storage.write_document(naming.metrics_key(run), _metrics(judged, sampled_from, notes))
     storage.write_object(naming.report_key(run), page.encode(), "text/html; charset=utf-8")
     return Evaluation(metrics=judged.metrics, report=storage.artifact_uri(naming.report_key(run)), rows=judged.rows)
 
@@ -208,7 +209,7 @@ def _refusal(endpoint: str, error: ClientError) -> str:
     )
 
 
-def _metrics(judged: Judged, sampled_from: int | None) -> Metrics:
+def _metrics(judged: Judged, sampled_from: int | None, notes: list[str]) -> Metrics:
     return Metrics(
         task=judged.task,
         metrics=judged.metrics,
@@ -227,6 +228,7 @@ def _metrics(judged: Judged, sampled_from: int | None) -> Metrics:
             for cluster in judged.clusters
         ]
         or None,
+        notes=notes,
     )
 
 
