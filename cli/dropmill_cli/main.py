@@ -48,7 +48,8 @@ class Commands(click.Group):
 def _plain(error: Exception) -> str | None:
     """What AWS or the network said, in one line; None for an error that is our own mistake."""
     from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore import exceptions
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
     from pydantic import ValidationError
 
     from dropmill.errors import DropmillError
@@ -58,6 +59,13 @@ def _plain(error: Exception) -> str | None:
     if isinstance(error, ClientError):
         answer = error.response["Error"]
         return f"AWS refused {error.operation_name}: {answer.get('Code', '')}: {answer.get('Message', '')}"
+    if isinstance(error, (exceptions.ConnectionError, HTTPClientError)):
+        import os
+
+        url = os.environ.get("AWS_ENDPOINT_URL")
+        if url:
+            return f"the cloud at {url} is gone: it no longer answers; start one with `dropmill up`"
+        return f"AWS can't be reached ({type(error).__name__}); is there a network?"
     if isinstance(error, (BotoCoreError, Boto3Error)):
         return f"AWS can't be asked: {error}"
     if isinstance(error, ValidationError):
@@ -193,11 +201,13 @@ def demo(dataset: Path | None, recipe: str, output: Path, json_: bool) -> None:
 
     from dropmill_cli import drops
     from dropmill_cli.embedded import embedded_cloud
+    from dropmill_cli.runs import check_output
     from dropmill_cli.samples import write_digits
 
     choice = drops.choose_recipe(recipe)
     if dataset is not None:
         drops.check_file(dataset, choice.name)
+    check_output(output)
     _end_on_signals()
     _say("starting an embedded cloud", json_)
     with tempfile.TemporaryDirectory(prefix="dropmill-") as folder, embedded_cloud() as (_, stack):
@@ -225,10 +235,13 @@ def drop(place: Place, file: Path, recipe: str, wait: bool, output: Path, json_:
       dropmill drop points.csv --recipe kmeans --stack dropmill --region eu-west-1
     """
     from dropmill_cli import drops
+    from dropmill_cli.runs import check_output
     from dropmill_cli.stack import connect
 
     choice = drops.choose_recipe(recipe)
     drops.check_file(file, choice.name)
+    if wait:
+        check_output(output)
     stack = connect(place)
     if wait:
         _end_with(_drop_and_wait(stack, file, choice, output, json_))
@@ -322,6 +335,8 @@ def rerun(place: Place, run_id: str, wait: bool, output: Path, json_: bool) -> N
     from dropmill_cli.stack import connect
 
     all_runs.check_run_id(run_id)
+    if wait:
+        all_runs.check_output(output)
     stack = connect(place)
     run = all_runs.find_run(stack, run_id)
     started = watch.now()

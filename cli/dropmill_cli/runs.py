@@ -1,5 +1,6 @@
 """Runs as the commands know them: found, described, started again."""
 
+import os
 import re
 import time
 from collections import Counter
@@ -170,6 +171,22 @@ def wait_for_record(run_id: str, *, seconds: float = 30, pause: float = 0.2) -> 
         if time.monotonic() > give_up:
             return False
         time.sleep(pause)
+
+
+def check_output(folder: Path) -> Path:
+    """The folder that reports are copied to, before anything is started for them; it is not made yet.
+
+    Raises:
+        CommandError: it can't be made or written to.
+    """
+    known = folder.absolute()
+    while not known.exists() and known != known.parent:
+        known = known.parent
+    if not known.is_dir():
+        raise CommandError(f"the report can't be written to {folder}: {known} is no folder; choose another --output")
+    if not os.access(known, os.W_OK | os.X_OK):
+        raise CommandError(f"the report can't be written to {folder}: {known} is not yours; choose another --output")
+    return folder
 
 
 def save_report(run_id: str, folder: Path) -> Path | None:

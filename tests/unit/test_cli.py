@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -365,9 +366,39 @@ class TestDropFile:
             drops.check_file(file, "kmeans")
 
     def test_a_folder_and_a_missing_file(self, tmp_path: Path) -> None:
-        for path in (tmp_path, tmp_path / "none.csv"):
-            with pytest.raises(CommandError, match="there is no file"):
-                drops.check_file(path, "kmeans")
+        with pytest.raises(CommandError, match="is a folder; a drop is one file"):
+            drops.check_file(tmp_path, "kmeans")
+        with pytest.raises(CommandError, match="there is no file"):
+            drops.check_file(tmp_path / "none.csv", "kmeans")
+
+    @pytest.mark.parametrize("name", ["two\nlines.csv", "bell\x07.csv"])
+    def test_a_name_that_breaks_lines_is_refused(self, tmp_path: Path, name: str) -> None:
+        file = tmp_path / name
+        file.touch()
+        with pytest.raises(CommandError, match=r"holds a line break .*; rename it") as raised:
+            drops.check_file(file, "kmeans")
+        assert raised.value.message.isprintable()
+
+    def test_an_output_that_cannot_be_written_is_refused_before_anything_is_sent(self, tmp_path: Path) -> None:
+        (tmp_path / "taken").touch()
+        (tmp_path / "points.csv").touch()
+        to = str(tmp_path / "taken" / "reports")
+        nowhere = ["--endpoint-url", "http://127.0.0.1:9"]
+        for command in (
+            ["drop", str(tmp_path / "points.csv"), "--recipe", "kmeans", "--wait", *nowhere],
+            ["demo", "--dataset", str(tmp_path / "points.csv")],
+            ["rerun", "kmeans-0123456789ab", "--wait", *nowhere],
+        ):
+            result = CliRunner().invoke(main, [*command, "--output", to])
+            assert result.exit_code == 2
+            assert "taken is no folder; choose another --output" in result.output
+
+    def test_an_output_of_somebody_else_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert runs.check_output(tmp_path / "new" / "deep") == tmp_path / "new" / "deep"
+        assert not (tmp_path / "new").exists()
+        monkeypatch.setattr(runs.os, "access", lambda path, _: path != tmp_path)
+        with pytest.raises(CommandError, match="is not yours; choose another --output"):
+            runs.check_output(tmp_path / "new")
 
     def test_the_sample_is_a_csv_of_the_digits(self, tmp_path: Path) -> None:
         lines = write_digits(tmp_path).read_text().splitlines()
@@ -422,6 +453,42 @@ class TestPlace:
         assert result.exit_code == 2
         assert "no cloud at http://127.0.0.1:9; start one with `dropmill up` or name a stack" in result.output
 
+    @pytest.mark.parametrize(
+        ("url", "meant"),
+        [
+            ("garbage", "http://127.0.0.1:4566"),
+            ("127.0.0.1:5000", "http://127.0.0.1:5000"),
+            ("localhost:5000", "http://localhost:5000"),
+            ("http://", "http://127.0.0.1:4566"),
+            ("http://127.0.0.1:port", "http://127.0.0.1:4566"),
+            ("ftp://127.0.0.1", "http://127.0.0.1:4566"),
+            ("http://a b", "http://127.0.0.1:4566"),
+            ("http://[::1", "http://127.0.0.1:4566"),
+        ],
+    )
+    @pytest.mark.parametrize("name", [stack.LOCAL_STACK, "dropmill"])
+    def test_what_is_no_endpoint_is_said_in_one_line(
+        self, monkeypatch: pytest.MonkeyPatch, url: str, meant: str, name: str
+    ) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        result = CliRunner().invoke(main, ["runs", "--stack", name])
+        assert result.exit_code == 2
+        assert result.output == (
+            f"Error: AWS_ENDPOINT_URL is {url!r}, which is no address of a cloud; write it like {meant}\n"
+        )
+
+    @pytest.mark.parametrize("url", ["http://exa_mple..com", "http://-", "http://a%zz:1", "http://" + "a" * 300])
+    def test_an_endpoint_that_botocore_refuses_is_no_traceback(self, url: str) -> None:
+        result = CliRunner().invoke(main, ["runs", "--endpoint-url", url, "--region", "us-east-1"])
+        assert result.exit_code == 2
+        assert isinstance(result.exception, SystemExit)
+
+    def test_a_missing_region_names_both_variables(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_CONFIG_FILE", "none")
+        result = CliRunner().invoke(main, ["runs", "--stack", "dropmill"])
+        assert result.exit_code == 2
+        assert "give one with --region, AWS_REGION or AWS_DEFAULT_REGION" in result.output
+
     def test_an_output_that_is_missing_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stack, "_outputs", lambda _: {"DropBucket": "drops"})
         with pytest.raises(CommandError, match="is not a Dropmill stack: it has no output ArtifactBucket, LedgerTable"):
@@ -435,6 +502,11 @@ class TestErrors:
             (InvalidRecipe("recipe 'x' is empty"), 2, "recipe 'x' is empty"),
             (PermissionError(13, "Permission denied", "points.csv"), 2, "points.csv: Permission denied"),
             (KeyboardInterrupt(), 130, "stopped"),
+            (
+                EndpointConnectionError(endpoint_url="http://127.0.0.1:9/runs"),
+                2,
+                "the cloud at http://127.0.0.1:9 is gone",
+            ),
         ],
     )
     def test_what_a_user_can_mend_is_a_message(
@@ -444,6 +516,7 @@ class TestErrors:
             raise error
 
         monkeypatch.setattr(stack, "connect", fail)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         result = CliRunner().invoke(main, ["runs"])
         assert result.exit_code == code
         assert said in result.output
