@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from dropmill import algorithms, aws, storage
 from dropmill.contracts import InspectedDrop, InspectInput, ObjectVersion, Plan, RunInput, Shard
 from dropmill.data import formats
-from dropmill.decisions import decide_task, planned_hyperparameters
+from dropmill.decisions import decide_task, naming_recipe, planned_hyperparameters
 from dropmill.errors import InvalidDrop, InvalidRecipe, RunClosed
 from dropmill.ledger import find_run
 from dropmill.naming import plan_key, recipe_key, shards_key
@@ -33,7 +33,9 @@ def inspect_drop(request: InspectInput) -> InspectedDrop:
         storage.download(drop, local)
         with local.open("rb") as source:
             layout = formats.look(source, drop.file_name, recipe.data)
-    task = decide_task(recipe, layout, drop.file_name)
+    with naming_recipe(request.recipe):
+        task = decide_task(recipe, layout, drop.file_name)
+        hyperparameters = planned_hyperparameters(recipe, layout, task)
     plan = Plan(
         run_id=request.run_id,
         recipe_name=request.recipe,
@@ -41,7 +43,7 @@ def inspect_drop(request: InspectInput) -> InspectedDrop:
         drop=drop,
         layout=layout,
         task=task,
-        hyperparameters=planned_hyperparameters(recipe, layout, task),
+        hyperparameters=hyperparameters,
         created_at=datetime.now(UTC),
     )
     shards = [Shard(number=0, source=drop)]
