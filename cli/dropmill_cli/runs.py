@@ -25,6 +25,7 @@ REPORT_BYTES_MAX = 256 * 1024 * 1024
 _RUN_ID = re.compile(r"[a-z0-9](-?[a-z0-9])*")
 _RERUN = re.compile(r"(?P<first>.+-[0-9a-f]{12})-[0-9]{1,4}")
 _RERUNS_MAX = 1000
+_CONSOLE_LINK = re.compile(r"https://[a-z0-9-]+\.console\.aws\.amazon\.com/cloudwatch/[^\s()]*")
 
 
 class RunDocument(BaseModel):
@@ -117,6 +118,16 @@ def describe(run: Run) -> RunDocument:
         return document.model_copy(update={"algorithm": _algorithm(run.run_id)})
     return document.model_copy(
         update=record.model_dump(include={"algorithm", "metrics", "seconds", "ended_at", "error", "cause", "report"})
+    )
+
+
+def at_home(document: RunDocument, log: str) -> RunDocument:
+    """The document of a run in an embedded cloud, of which AWS's console knows nothing: `log` says where its log is."""
+    return document.model_copy(
+        update={
+            "cause": document.cause and _CONSOLE_LINK.sub(lambda _: log, document.cause),
+            "leases": [lease.model_copy(update={"log": None}) for lease in document.leases],
+        }
     )
 
 

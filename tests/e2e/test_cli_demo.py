@@ -192,6 +192,16 @@ def test_runs_and_show_say_the_same(up: Up, clustered: dict[str, Any]) -> None:
     assert clustered["run_id"] in up.run("runs")
 
 
+def test_logs_are_those_of_the_job_and_the_endpoint(up: Up, clustered: dict[str, Any]) -> None:
+    lines = up.json("logs", clustered["run_id"])
+    names = {lease["kind"]: lease["name"] for lease in clustered["leases"]}
+    assert {line["resource"] for line in lines} == {names["training-job"], names["endpoint"]}
+    page = up.run("logs", clustered["run_id"], "--tail", "1")
+    last = next(line for line in reversed(lines) if line["resource"] == names["training-job"])
+    assert last["text"].strip() in page
+    assert len(page.splitlines()) == 4
+
+
 def test_rerun_has_a_run_of_its_own(up: Up, clustered: dict[str, Any]) -> None:
     again = up.json("rerun", clustered["run_id"], "--wait")
     assert again["run_id"] == f"{clustered['run_id']}-2"
