@@ -202,6 +202,22 @@ def test_logs_are_those_of_the_job_and_the_endpoint(up: Up, clustered: dict[str,
     assert len(page.splitlines()) == 4
 
 
+def test_a_job_that_fails_shows_its_log_and_no_console(up: Up, clustered: dict[str, Any]) -> None:
+    (up.folder / "many.yaml").write_text(
+        "algorithm: kmeans\nhyperparameters: {k: 10, extra_center_factor: 9, mini_batch_size: 20}\n"
+    )
+    failed = up.json("drop", "digits.csv", "--recipe", "many.yaml", "--wait", code=1)
+    assert failed["error"] == "JobFailed"
+    assert f"see its log: dropmill logs {failed['run_id']}" in failed["cause"]
+    assert "amazon.com" not in json.dumps(failed)
+    lines = up.json("logs", failed["run_id"], "--tail", "15")
+    page = up.run("show", failed["run_id"])
+    assert "The latest log lines of many-" in page
+    assert lines
+    assert all(line["text"].strip() in page for line in lines)
+    assert "amazon.com" not in page
+
+
 def test_rerun_has_a_run_of_its_own(up: Up, clustered: dict[str, Any]) -> None:
     again = up.json("rerun", clustered["run_id"], "--wait")
     assert again["run_id"] == f"{clustered['run_id']}-2"
