@@ -188,6 +188,16 @@ def test_a_regressor_below_the_mean_is_told_so():
     assert "no better than always answering the mean" in Page(render(plan(Task.REGRESSION), dataset(), judged)).text
 
 
+def test_numbers_have_one_format_on_the_page():
+    training = TrainedModel(training_job="j", artifact="s3://a/m", metrics={"rate": 249512.3, "loss": 0.000834})
+    values = np.arange(5.0)
+    judged = Judged(Task.REGRESSION, 5, {"mae": 0.034161, "r2": 0.9}, actual=values, predicted=values)
+    text = Page(render(plan(Task.REGRESSION), dataset(), judged, training=training)).text
+    assert "0.0342 off on average" in text
+    assert "249,512" in text
+    assert "0.000834" in text
+
+
 def test_a_sample_is_said_to_be_one():
     judged = classified([[80, 2], [1, 17]], ["no", "yes"])
     assert "random sample of 100 of 5,000 test rows" in render(plan(Task.BINARY), dataset(), judged, sampled_from=5000)

@@ -71,7 +71,6 @@ p { max-width: 46rem; margin: .5rem 0; }
 .note { background: var(--warn); border-left: 3px solid var(--warn-line); padding: .5rem .875rem; margin: .75rem 0;
   max-width: none; }
 .scroll { overflow-x: auto; max-width: 100%; }
-@media screen and (max-width: 40rem) { .scroll table { min-width: max-content; } .scroll td { max-width: 20rem; } }
 table { border-collapse: collapse; font-size: .9375rem; font-variant-numeric: tabular-nums; margin: .5rem 0 1rem; }
 caption { text-align: left; padding-bottom: .375rem; }
 th, td { text-align: left; padding: .3rem .875rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -84,6 +83,7 @@ th, td { overflow-wrap: break-word; }
 .matrix .hit { font-weight: 600; }
 .matrix .none { color: var(--soft); }
 .bar { display: inline-block; width: 5rem; height: .5rem; margin-left: .5rem; background: var(--wash); }
+@media (max-width: 40rem) { .bar { display: none; } .b { padding-right: .875rem; } th, td { padding-right: .625rem; } }
 .bar i { display: block; height: 100%; background: var(--accent); print-color-adjust: exact; }
 figure { margin: 1rem 0; }
 .chart svg { max-width: 100%; height: auto; font-family: inherit; }
@@ -170,7 +170,7 @@ def _headline(judged: Judged) -> tuple[str, str]:
             f"{_percent(float(recall[weakest]))}. {_baseline(judged)}",
         )
     if judged.task is Task.REGRESSION:
-        off = f"{_number(found['mae'])} off on average" if "mae" in found else "too far off to say by how much"
+        off = f"{metric_text(found['mae'])} off on average" if "mae" in found else "too far off to say by how much"
         if "r2" not in found:
             return f"Is {off}", "The label does not vary among the held-out rows, so nothing can be explained."
         if found["r2"] <= 0:
@@ -656,7 +656,10 @@ def _label(text: str, names: Sequence[str]) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.4g}" if 0.001 <= abs(value) < 1e6 or value == 0 else f"{value:.3g}"
+    """At most four digits, whole numbers in full below a million."""
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.3e}"
 
 
 def _percent(share: float) -> str:
