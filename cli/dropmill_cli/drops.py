@@ -1,6 +1,7 @@
 """Put a recipe and a dataset where they start a run."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,14 +59,25 @@ def _recipe_name(name: str, has: str, advice: str) -> str:
     )
 
 
+def _shown(file: Path) -> str:
+    """A path as it can be printed on one line."""
+    return str(file) if str(file).isprintable() else repr(str(file))
+
+
 def check_file(file: Path, recipe: str) -> str:
     """The key that the file is dropped under.
 
     Raises:
         CommandError: it is no file, or its name would start nothing.
     """
+    if file.is_dir():
+        raise CommandError(f"{_shown(file)} is a folder; a drop is one file")
     if not file.is_file():
-        raise CommandError(f"there is no file {file}; a drop is one file")
+        raise CommandError(f"there is no file {_shown(file)}; a drop is one file")
+    if any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in file.name):
+        raise CommandError(
+            f"the file name {file.name!r} holds a line break or another letter that can't be printed; rename it"
+        )
     key = f"drops/{recipe}/{file.name}"
     if recipe_of_drop(key) != recipe:
         raise CommandError(f"a file whose name starts with '_' or '.' starts no run; rename {file.name}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from dropmill_cli.drops import RecipeChoice
+    from dropmill_cli.logs import LogLine
     from dropmill_cli.runs import RunDocument
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -48,7 +49,8 @@ class Commands(click.Group):
 def _plain(error: Exception) -> str | None:
     """What AWS or the network said, in one line; None for an error that is our own mistake."""
     from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore import exceptions
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
     from pydantic import ValidationError
 
     from dropmill.errors import DropmillError
@@ -58,6 +60,13 @@ def _plain(error: Exception) -> str | None:
     if isinstance(error, ClientError):
         answer = error.response["Error"]
         return f"AWS refused {error.operation_name}: {answer.get('Code', '')}: {answer.get('Message', '')}"
+    if isinstance(error, (exceptions.ConnectionError, HTTPClientError)):
+        import os
+
+        url = os.environ.get("AWS_ENDPOINT_URL")
+        if url:
+            return f"the cloud at {url} is gone: it no longer answers; start one with `dropmill up`"
+        return f"AWS can't be reached ({type(error).__name__}); is there a network?"
     if isinstance(error, (BotoCoreError, Boto3Error)):
         return f"AWS can't be asked: {error}"
     if isinstance(error, ValidationError):
@@ -78,11 +87,12 @@ def main() -> None:
     dropmill drop points.csv --recipe kmeans --wait
     dropmill runs
     dropmill show RUN
+    dropmill logs RUN
     dropmill rerun RUN --wait
     dropmill exec -- python tutorial.py            any program, against an embedded cloud
 
-    drop, runs, show and rerun speak to the embedded cloud at http://127.0.0.1:4566 or AWS_ENDPOINT_URL, and to AWS
-    when another stack is named with --stack or DROPMILL_STACK.
+    drop, runs, show, logs and rerun speak to the embedded cloud at http://127.0.0.1:4566 or AWS_ENDPOINT_URL, and to
+    AWS when another stack is named with --stack or DROPMILL_STACK.
 
     Exit codes: 0 done, 1 the run failed, 2 the command could not be carried out, 130 stopped by Ctrl-C.
     """
@@ -130,7 +140,7 @@ def recipe_option(**how: Any) -> Callable[[CommandT], CommandT]:
     return click.option("--recipe", metavar="FILE-OR-NAME", help="A recipe's name, or its YAML file.", **how)
 
 
-@main.command()
+@main.command(short_help="Start an embedded cloud with Dropmill deployed.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=4566, show_default=True, type=click.IntRange(0, 65535), help="0: any free port.")
 @click.option(
@@ -174,7 +184,11 @@ def up(host: str, port: int, region: str, no_rules: bool) -> None:
         over.wait()
 
 
-@main.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@main.command(
+    "exec",
+    short_help="Run a program against an embedded cloud.",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
 @click.option("--cloud", metavar="own|URL", help="One of its own, or the one that answers at URL.")
 @click.option("--region", metavar="REGION", help="The program's region.  [env: AWS_REGION; default: us-east-1]")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -201,7 +215,7 @@ def execute(cloud: str | None, region: str | None, command: tuple[str, ...]) -> 
     click.get_current_context().exit(code)
 
 
-@main.command()
+@main.command(short_help="A whole run in an embedded cloud of its own.")
 @click.option("--dataset", type=click.Path(path_type=Path), metavar="FILE", help="Default: scikit-learn's digits.")
 @click.option(
     "--recipe", default="linear-learner", show_default=True, metavar="FILE-OR-NAME", help="What to make of it."
@@ -221,11 +235,13 @@ def demo(dataset: Path | None, recipe: str, output: Path, json_: bool) -> None:
 
     from dropmill_cli import drops
     from dropmill_cli.embedded import embedded_cloud
+    from dropmill_cli.runs import check_output
     from dropmill_cli.samples import write_digits
 
     choice = drops.choose_recipe(recipe)
     if dataset is not None:
         drops.check_file(dataset, choice.name)
+    check_output(output)
     _end_on_signals()
     _say("starting an embedded cloud", json_)
     with tempfile.TemporaryDirectory(prefix="dropmill-") as folder, embedded_cloud() as (_, stack):
@@ -234,7 +250,7 @@ def demo(dataset: Path | None, recipe: str, output: Path, json_: bool) -> None:
     _end_with(document)
 
 
-@main.command()
+@main.command(short_help="Drop a file, which starts a run.")
 @click.argument("file", type=click.Path(path_type=Path))
 @recipe_option(required=True)
 @click.option("--wait", is_flag=True, help="Follow the run to its end.")
@@ -253,10 +269,13 @@ def drop(place: Place, file: Path, recipe: str, wait: bool, output: Path, json_:
       dropmill drop points.csv --recipe kmeans --stack dropmill --region eu-west-1
     """
     from dropmill_cli import drops
+    from dropmill_cli.runs import check_output
     from dropmill_cli.stack import connect
 
     choice = drops.choose_recipe(recipe)
     drops.check_file(file, choice.name)
+    if wait:
+        check_output(output)
     stack = connect(place)
     if wait:
         _end_with(_drop_and_wait(stack, file, choice, output, json_))
@@ -270,7 +289,7 @@ def drop(place: Place, file: Path, recipe: str, wait: bool, output: Path, json_:
         click.echo(f"dropped {dropped.uri}\nrun {dropped.run_id}; follow it with: dropmill show {dropped.run_id}")
 
 
-@main.command()
+@main.command(short_help="List the latest runs.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many.")
 @somewhere
 @as_json
@@ -298,7 +317,7 @@ def runs(place: Place, limit: int, json_: bool) -> None:
     pages.console().print(pages.runs_table(lines))
 
 
-@main.command()
+@main.command(short_help="Show a run: states, metrics, leases, reason.")
 @click.argument("run_id", metavar="RUN")
 @somewhere
 @as_json
@@ -318,6 +337,8 @@ def show(place: Place, run_id: str, json_: bool) -> None:
     stack = connect(place)
     run = all_runs.find_run(stack, run_id)
     document = all_runs.describe(run)
+    if stack.embedded:
+        document = all_runs.at_home(document, f"dropmill logs {run_id}")
     if json_:
         _print_json(document.model_dump(mode="json"))
         return
@@ -327,11 +348,47 @@ def show(place: Place, run_id: str, json_: bool) -> None:
 
     out = pages.console()
     progress = watch.look(run.execution_arn)
-    for piece in pages.run_page(document, all_runs.read_metrics(run_id), progress, logs=not stack.embedded):
+    for piece in pages.run_page(document, all_runs.read_metrics(run_id), progress, log=_log_tail(document)):
         out.print(piece, soft_wrap=isinstance(piece, Text))
 
 
-@main.command()
+@main.command(short_help="Print the log of a run's job and endpoint.")
+@click.argument("run_id", metavar="RUN")
+@click.option("--tail", type=click.IntRange(1, 10_000), metavar="N", help="Only the latest N lines of each.")
+@somewhere
+@as_json
+def logs(place: Place, run_id: str, tail: int | None, json_: bool) -> None:
+    """Print the log lines of RUN's training job and endpoint, as CloudWatch Logs has them.
+
+    \b
+    Examples:
+      dropmill logs kmeans-0123456789ab
+      dropmill logs kmeans-0123456789ab --tail 50
+      dropmill logs kmeans-0123456789ab --json
+    """
+    from dropmill_cli import logs as all_logs
+    from dropmill_cli import runs as all_runs
+    from dropmill_cli.show import clean, moment_text
+    from dropmill_cli.stack import connect
+
+    all_runs.check_run_id(run_id)
+    stack = connect(place)
+    leases = all_runs.describe(all_runs.find_run(stack, run_id)).leases
+    found = (line for lease in leases for line in (all_logs.tail_of(lease, tail) if tail else all_logs.lines_of(lease)))
+    if json_:
+        _print_json([line.model_dump(mode="json") for line in found])
+        return
+    resource = ""
+    for line in found:
+        if line.resource != resource:
+            resource = line.resource
+            click.echo(f"{clean(resource)}:")
+        click.echo(f"{moment_text(line.at)}  {clean(line.text)}".rstrip())
+    if not resource:
+        click.echo(f"run {run_id} has written no log; `dropmill show {run_id}` tells how it went", err=True)
+
+
+@main.command(short_help="Run a run again, with the same inputs.")
 @click.argument("run_id", metavar="RUN")
 @click.option("--wait", is_flag=True, help="Follow the new run to its end.")
 @report_folder
@@ -350,6 +407,8 @@ def rerun(place: Place, run_id: str, wait: bool, output: Path, json_: bool) -> N
     from dropmill_cli.stack import connect
 
     all_runs.check_run_id(run_id)
+    if wait:
+        all_runs.check_output(output)
     stack = connect(place)
     run = all_runs.find_run(stack, run_id)
     started = watch.now()
@@ -398,6 +457,8 @@ def _wait(
             _say(f"run {run_id} goes on; see it with: dropmill show {run_id}", json_)
         raise
     document = all_runs.describe(all_runs.find_run(stack, run_id))
+    if stack.embedded:
+        document = all_runs.at_home(document, f"dropmill logs {run_id}" if outlives else "its last lines are below")
     report = all_runs.save_report(run_id, output)
     document = document.model_copy(
         update={
@@ -410,9 +471,25 @@ def _wait(
         _print_json(document.model_dump(mode="json"))
     else:
         out = pages.console()
-        for piece in pages.results(document, all_runs.read_metrics(run_id)):
+        for piece in pages.results(document, all_runs.read_metrics(run_id), log=_log_tail(document)):
             out.print(piece, soft_wrap=isinstance(piece, Text))
     return document
+
+
+def _log_tail(document: "RunDocument") -> "list[LogLine]":
+    """The latest log lines of the job or endpoint that a run failed by; none where they can't be read."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from dropmill_cli import logs as all_logs
+
+    lease = all_logs.failed_lease(document.error, document.leases)
+    if lease is None:
+        return []
+    try:
+        return all_logs.tail_of(lease, all_logs.TAIL_LINES)
+    except (BotoCoreError, ClientError):
+        # Who may look at runs need not be allowed to read logs.
+        return []
 
 
 def _end_with(document: "RunDocument") -> None:

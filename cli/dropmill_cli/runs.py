@@ -1,5 +1,6 @@
 """Runs as the commands know them: found, described, started again."""
 
+import os
 import re
 import time
 from collections import Counter
@@ -24,6 +25,7 @@ REPORT_BYTES_MAX = 256 * 1024 * 1024
 _RUN_ID = re.compile(r"[a-z0-9](-?[a-z0-9])*")
 _RERUN = re.compile(r"(?P<first>.+-[0-9a-f]{12})-[0-9]{1,4}")
 _RERUNS_MAX = 1000
+_CONSOLE_LINK = re.compile(r"https://[a-z0-9-]+\.console\.aws\.amazon\.com/cloudwatch/[^\s()]*")
 
 
 class RunDocument(BaseModel):
@@ -119,6 +121,16 @@ def describe(run: Run) -> RunDocument:
     )
 
 
+def at_home(document: RunDocument, log: str) -> RunDocument:
+    """The document of a run in an embedded cloud, of which AWS's console knows nothing: `log` says where its log is."""
+    return document.model_copy(
+        update={
+            "cause": document.cause and _CONSOLE_LINK.sub(lambda _: log, document.cause),
+            "leases": [lease.model_copy(update={"log": None}) for lease in document.leases],
+        }
+    )
+
+
 def _creation_order(lease: Lease) -> int:
     return list(RESOURCES).index(lease.step)
 
@@ -170,6 +182,22 @@ def wait_for_record(run_id: str, *, seconds: float = 30, pause: float = 0.2) -> 
         if time.monotonic() > give_up:
             return False
         time.sleep(pause)
+
+
+def check_output(folder: Path) -> Path:
+    """The folder that reports are copied to, before anything is started for them; it is not made yet.
+
+    Raises:
+        CommandError: it can't be made or written to.
+    """
+    known = folder.absolute()
+    while not known.exists() and known != known.parent:
+        known = known.parent
+    if not known.is_dir():
+        raise CommandError(f"the report can't be written to {folder}: {known} is no folder; choose another --output")
+    if not os.access(known, os.W_OK | os.X_OK):
+        raise CommandError(f"the report can't be written to {folder}: {known} is not yours; choose another --output")
+    return folder
 
 
 def save_report(run_id: str, folder: Path) -> Path | None:

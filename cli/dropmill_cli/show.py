@@ -1,17 +1,20 @@
 """What commands print for people: states, metrics, confusion matrix, clusters, leases."""
 
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from dropmill.contracts import LeaseRecord, Metrics, RunStatus
+from dropmill.evaluation.names import metric_text
+from dropmill_cli.logs import LogLine
 from dropmill_cli.runs import RunDocument, RunLine
 from dropmill_cli.watch import Progress, State, now
 
@@ -31,26 +34,42 @@ def clean(text: str) -> str:
 def console(file: TextIO | None = None) -> Console:
     """A console that takes no markup; where output goes to no terminal, tables are not folded to its width."""
     target = file or sys.stdout
-    width = None if target.isatty() else _PLAIN_WIDTH
-    return Console(file=target, width=width, markup=False, highlight=False, emoji=False)
+    if target.isatty():
+        return Console(file=target, markup=False, highlight=False, emoji=False)
+    plain = cast(TextIO, _Trimmed(target))
+    return Console(file=plain, width=_PLAIN_WIDTH, markup=False, highlight=False, emoji=False)
 
 
-def seconds_text(seconds: float) -> str:
-    """`4.2 s`, `3 min 05 s`, `2 h 10 min`."""
+class _Trimmed:
+    """A stream without the spaces that tables put at the end of lines."""
+
+    def __init__(self, target: TextIO) -> None:
+        self._target = target
+
+    def write(self, text: str) -> int:
+        return self._target.write(re.sub(r" +$", "", text, flags=re.MULTILINE))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+
+def seconds_text(seconds: float, *, whole: bool = False) -> str:
+    """`4.2 s`, `3 min 05 s`, `2 h 10 min`; `whole` where the clock that measured them knows no fractions."""
     if seconds < 100:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.0f} s" if whole else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 100:
         return f"{minutes} min {rest:02} s"
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def number_text(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 10_000 else f"{value:.6g}"
+def moment_text(moment: datetime) -> str:
+    """A moment in this machine's time zone, which is said."""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def headline(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name} {number_text(metrics[name])}" for name in _HEADLINES if name in metrics)
+    return ", ".join(f"{name} {metric_text(metrics[name])}" for name in _HEADLINES if name in metrics)
 
 
 class Screen:
@@ -127,36 +146,41 @@ def states_table(states: Sequence[State], progress: Progress | None, moment: dat
 
 
 def run_page(
-    document: RunDocument, metrics: Metrics | None, progress: Progress | None = None, *, logs: bool = True
+    document: RunDocument,
+    metrics: Metrics | None,
+    progress: Progress | None = None,
+    *,
+    log: Sequence[LogLine] = (),
 ) -> Iterator[RenderableType]:
-    """Everything about a run, piece by piece; `logs` adds links to the AWS console."""
+    """Everything about a run, piece by piece; `log` are the latest lines of what it failed by."""
     yield run_facts(document)
     if progress is not None and progress.states:
         yield Text()
         yield states_table(progress.states, progress, progress.ended or now())
-    yield from results(document, metrics)
+    yield from results(document, metrics, log=log)
     if document.leases:
         yield Text()
         yield leases_table(document.leases)
-        if logs:
-            yield from (Text(f"Log of {lease.name}: {lease.log}") for lease in document.leases if lease.log)
+        yield from (Text(f"Log of {lease.name}: {lease.log}") for lease in document.leases if lease.log)
 
 
 def run_facts(document: RunDocument) -> Table:
     table = Table.grid(padding=(0, 2))
     facts = {
         "Run": document.run_id,
-        "Status": document.status.value + (f" after {seconds_text(document.seconds)}" if document.seconds else ""),
-        "Recipe": document.recipe + (f" ({document.algorithm})" if document.algorithm else ""),
+        "Status": document.status.value
+        + ("" if document.seconds is None else f" after {seconds_text(document.seconds, whole=True)}"),
+        "Recipe": document.recipe
+        + (f" ({document.algorithm})" if document.algorithm not in {None, document.recipe} else ""),
         "Dropped": document.drop + (f" (version {document.version_id})" if document.version_id else ""),
-        "Started": document.started_at.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z"),
+        "Started": moment_text(document.started_at),
     }
     for name, value in facts.items():
         table.add_row(Text(name, "bold"), Text(clean(value)))
     return table
 
 
-def results(document: RunDocument, metrics: Metrics | None) -> Iterator[RenderableType]:
+def results(document: RunDocument, metrics: Metrics | None, *, log: Sequence[LogLine] = ()) -> Iterator[RenderableType]:
     """How the run went: metrics and what they rest on, the whole reason of a failure, the report, the open leases."""
     shown = metrics.metrics if metrics else document.metrics
     if shown:
@@ -175,6 +199,13 @@ def results(document: RunDocument, metrics: Metrics | None) -> Iterator[Renderab
     elif document.status not in {RunStatus.RUNNING, RunStatus.SUCCEEDED}:
         yield Text()
         yield Text(f"The run was {document.status.value.lower().replace('_', ' ')}.", "bold red")
+    if log:
+        yield Text()
+        yield Text(f"The latest log lines of {clean(log[-1].resource)}:", "bold")
+        yield from (Text(f"  {clean(line.text)}") for line in log)
+    if metrics is not None and metrics.notes:
+        yield Text()
+        yield from (Text(f"Note: {clean(note)}", "yellow") for note in metrics.notes)
     yield Text()
     if document.report:
         yield Text(f"Report: {clean(document.report)}")
@@ -184,7 +215,7 @@ def results(document: RunDocument, metrics: Metrics | None) -> Iterator[Renderab
 def metrics_table(values: dict[str, float], metrics: Metrics | None) -> Iterator[RenderableType]:
     table = _table("Metric", ">Value")
     for name, value in values.items():
-        table.add_row(Text(clean(name)), Text(number_text(value)))
+        table.add_row(Text(clean(name)), Text(metric_text(value)))
     yield table
     if metrics is not None:
         yield Text(
@@ -226,7 +257,7 @@ def clusters_table(clusters: list[dict[str, Any]]) -> Table:
         cells = [
             str(cluster.get("cluster", "")),
             f"{cluster.get('rows', 0):,}",
-            "" if distance is None else number_text(distance),
+            "" if distance is None else metric_text(distance),
         ]
         if labelled:
             label = cluster.get("label")
@@ -245,14 +276,16 @@ def leases_table(leases: Sequence[LeaseRecord]) -> Table:
 
 
 def runs_table(lines: Sequence[RunLine]) -> Table:
-    table = _table("Run", "Status", "Started", ">Time", "Metrics", ">Open leases")
+    # One zone for all: a column can't hold two without saying so in every line.
+    zone = now().astimezone().tzinfo
+    table = _table("Run", "Status", f"Started ({now().astimezone():%Z})", ">Time", "Metrics", ">Open leases")
     styles = {RunStatus.SUCCEEDED: "green", RunStatus.RUNNING: "yellow"}
     for line in lines:
         table.add_row(
             Text(line.run_id),
             Text(line.status.value, styles.get(line.status, "red")),
-            line.started_at.astimezone().strftime("%m-%d %H:%M:%S"),
-            "" if line.seconds is None else seconds_text(line.seconds),
+            line.started_at.astimezone(zone).strftime("%m-%d %H:%M:%S"),
+            "" if line.seconds is None else seconds_text(line.seconds, whole=True),
             Text(clean(line.error or headline(line.metrics))),
             str(line.open_leases),
         )

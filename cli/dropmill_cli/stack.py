@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -35,6 +36,15 @@ class Place:
         named = self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL")
         return named or (LOCAL_ENDPOINT if self.stack == LOCAL_STACK else None)
 
+    def checked_url(self) -> str | None:
+        """`url`. Raises CommandError for what is no address of a server."""
+        if self.url is not None and not _is_endpoint(self.url):
+            source = "--endpoint-url" if self.endpoint_url else "AWS_ENDPOINT_URL"
+            near = f"http://{self.url}"
+            meant = near if "/" not in self.url and _is_endpoint(near) and ":" in self.url else LOCAL_ENDPOINT
+            raise CommandError(f"{source} is {self.url!r}, which is no address of a cloud; write it like {meant}")
+        return self.url
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -55,7 +65,7 @@ def connect(place: Place) -> Stack:
     Raises:
         CommandError: there is no cloud or no such stack there, or its outputs are not Dropmill's.
     """
-    point_at(place.url, place.region)
+    point_at(place.checked_url(), place.region)
     outputs = _outputs(place)
     missing = sorted(_SETTINGS.keys() - outputs.keys())
     if missing:
@@ -113,8 +123,10 @@ def _outputs(place: Place) -> dict[str, str]:
         raise CommandError(
             f"what answers at {place.url} is not an AWS cloud; start one with `dropmill up` on a free --port"
         ) from None
+    except ValueError as error:  # botocore checks an endpoint's host more strictly than we do
+        raise CommandError(f"{place.url or 'AWS'} can't be asked: {error}") from None
     except NoRegionError:
-        raise CommandError("no region is set; give one with --region or AWS_REGION") from None
+        raise CommandError("no region is set; give one with --region, AWS_REGION or AWS_DEFAULT_REGION") from None
     except ClientError as error:
         code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
         if code == "ValidationError" and "does not exist" in message:
@@ -125,6 +137,16 @@ def _outputs(place: Place) -> dict[str, str]:
             ) from None
         raise
     return {output["OutputKey"]: output["OutputValue"] for stack in stacks for output in stack.get("Outputs", [])}
+
+
+def _is_endpoint(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        # Reading the port is what checks it.
+        named = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        return named and re.search(r"\s", url) is None
+    except ValueError:
+        return False
 
 
 def _on_this_machine(url: str) -> bool:

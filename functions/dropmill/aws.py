@@ -58,6 +58,29 @@ def dynamodb_table(name: str) -> Table:
     return resource.Table(name)
 
 
+_TAKES_NO_CALLS = {
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "SlowDown",
+    "ThrottledException",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+    "TransactionConflictException",
+    "TransactionInProgressException",
+}
+_TAKES_NO_TRANSACTIONS = {"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
+
+
+def service_unavailable(error: Any) -> bool:
+    """Whether a botocore ClientError says that the service takes no call for now: throttling, conflict or outage."""
+    if error_code(error) == "TransactionCanceledException":
+        return any(reason.get("Code") in _TAKES_NO_TRANSACTIONS for reason in error.response["CancellationReasons"])
+    status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return error_code(error) in _TAKES_NO_CALLS or status >= 500
+
+
 def error_code(error: Any) -> str:
     """The code of a botocore ClientError."""
     return str(error.response["Error"]["Code"])

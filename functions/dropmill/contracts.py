@@ -4,12 +4,14 @@ State documents carry ids, locations and small numbers; the documents in S3 (`Pl
 `SealedDataset`, `Metrics`) carry the rest. No numpy here: the Lambdas that only decide import this module.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from dropmill.errors import several
 from dropmill.recipe import Recipe
 
 RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](-?[a-z0-9])*$", max_length=80)]
@@ -85,6 +87,7 @@ class LaunchInput(Contract):
 
     run_id: RunId
     task_token: TaskToken
+    retry_count: int = Field(default=0, ge=0, description="The state's retries so far: a later one's token wins")
 
 
 class FileFormat(StrEnum):
@@ -143,8 +146,21 @@ class Problem(Contract):
             where += f", row {self.row}"
         if self.column is not None:
             where += f", column {self.column!r}"
-        said = f": {self.value!r}" if self.value is not None else ""
-        return f"{where}{said}: {self.rule}"
+        said = f"{self.value!r} " if self.value is not None else ""
+        return f"{where}: {said}{self.rule}"
+
+
+PROBLEMS_MAX = 10
+"""As many problems of a dataset are looked for and told."""
+
+
+def listed(problems: Sequence[Problem]) -> str:
+    """One or more problems as a message, which says so where the search ended before the data did."""
+    if len(problems) == 1:
+        return str(problems[0])
+    lines = several([str(problem) for problem in problems[:PROBLEMS_MAX]])
+    stopped = f"- checking stopped after {PROBLEMS_MAX} problems; there may be more"
+    return f"{lines}\n{stopped}" if len(problems) >= PROBLEMS_MAX else lines
 
 
 class Plan(Contract):
@@ -153,6 +169,7 @@ class Plan(Contract):
     run_id: RunId
     recipe_name: str
     recipe: Recipe
+    recipe_version: str | None = None
     drop: ObjectVersion
     layout: Layout
     task: Task
@@ -173,6 +190,10 @@ class PartFile(Contract):
     size: int = Field(ge=1)
 
 
+FEW_ROWS = 100
+"""So many different rows, or fewer, are counted: they need not reach every part of a dataset."""
+
+
 class ShardReport(Contract):
     """`work/<run>/reports/<shard>.json`: what one shard held and where its rows went."""
 
@@ -182,7 +203,10 @@ class ShardReport(Contract):
     label_counts: dict[Part, dict[str, int]] = Field(
         default_factory=dict, description="Rows by target label (`repr` of its float); empty for regression"
     )
-    problems: list[Problem] = Field(default_factory=list, max_length=10)
+    problems: list[Problem] = Field(default_factory=list, max_length=PROBLEMS_MAX)
+    few_hashes: list[int] | None = Field(
+        default=None, max_length=FEW_ROWS, description="The hashes of the different rows, unless they are many"
+    )
 
 
 class SealedPart(Contract):
@@ -206,6 +230,7 @@ class InspectedDrop(Contract):
 
     shards: list[int]
     tuned: bool
+    training_timeout: int = Field(description="Seconds after which nobody waits for the training any more")
     task: Task
     feature_dim: int
 
@@ -282,6 +307,7 @@ class Metrics(Contract):
     clusters: list[dict[str, Any]] | None = Field(
         default=None, description="Each cluster: cluster, rows, mean_distance, label and share of its commonest label"
     )
+    notes: list[str] = Field(default_factory=list, description="What to know before believing the metrics")
 
 
 class RunStatus(StrEnum):

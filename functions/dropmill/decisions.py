@@ -1,5 +1,9 @@
 """What the data decides where the recipe is silent: the task, and the hyperparameters that follow from the rows."""
 
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from dropmill import algorithms
 from dropmill.algorithms import InvalidHyperparameters
 from dropmill.contracts import Layout, Task
@@ -16,6 +20,17 @@ FACTORS = 64
 DECIDED_BY_ROWS = {"linear-learner": ("mini_batch_size",), "knn": ("sample_size",)}
 """What Seal Dataset fills in, once the rows have been counted."""
 
+_SHOWN = 40
+
+
+@contextmanager
+def naming_recipe(name: str) -> Iterator[None]:
+    """Whatever is wrong with the recipe is said with its name."""
+    try:
+        yield
+    except InvalidRecipe as error:
+        raise InvalidRecipe(f"recipe {name!r}: {error}") from None
+
 
 def decide_task(recipe: Recipe, layout: Layout, file: str) -> Task:
     """What is learned: as `predictor_type` says, else by the label's values.
@@ -31,8 +46,8 @@ def decide_task(recipe: Recipe, layout: Layout, file: str) -> Task:
         return Task.CLUSTERING
     if not layout.labelled:
         raise InvalidDrop(
-            f"{file}: {recipe.algorithm} needs a label, and there is no column named 'label';"
-            " say which one it is with data.label in the recipe"
+            f"{file}: {recipe.algorithm} needs a label, and there is no column named 'label';{_nearest(layout)}"
+            f" say which one it is with data.label in the recipe; {_columns(layout)}"
         )
     values = layout.label_values
     if values is not None and len(values) < 2:
@@ -53,6 +68,19 @@ def _by_labels(recipe: Recipe, values: list[float] | None) -> Task:
     if values is not None and len(values) <= CLASSES_MAX and all(value.is_integer() for value in values):
         return Task.MULTICLASS
     return Task.REGRESSION
+
+
+def _nearest(layout: Layout) -> str:
+    near = [name for name in layout.columns if name.strip().lower() in ("label", "labels")]
+    near = near or difflib.get_close_matches("label", layout.columns, n=1, cutoff=0.7)
+    return f" did you mean {near[0][:_SHOWN]!r}?" if near else ""
+
+
+def _columns(layout: Layout) -> str:
+    if layout.columns == [str(index) for index in range(len(layout.columns))]:
+        return f"the columns have no names, so give an index from 0 to {len(layout.columns) - 1}"
+    shown = ", ".join(name if len(name) <= _SHOWN else name[:_SHOWN] + "..." for name in layout.columns[:10])
+    return f"the columns are {shown}{', ...' if len(layout.columns) > 10 else ''}"
 
 
 def _check_classes(recipe: Recipe, task: Task, values: list[float] | None, file: str) -> None:
@@ -103,7 +131,7 @@ def planned_hyperparameters(recipe: Recipe, layout: Layout, task: Task) -> dict[
     try:
         algorithm.validate(merged, decided_later=(*DECIDED_BY_ROWS.get(recipe.algorithm, ()), *tuned))
     except InvalidHyperparameters as error:
-        raise InvalidRecipe(f"hyperparameters: {error}") from None
+        raise InvalidRecipe(f"hyperparameters: {str(error).removesuffix(' (caused by ValidationError)')}") from None
     return merged
 
 

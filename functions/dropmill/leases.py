@@ -31,6 +31,12 @@ from dropmill.settings import setting
 LAUNCHER_TIMEOUT_SECONDS: Final = 60
 """The longest a launching Lambda runs, as the template says."""
 
+PROVISIONING_SECONDS: Final = 3600
+"""What a job may take beyond its own run time: waiting for the instance, downloading, uploading."""
+
+_READS: Final = 4
+"""How often a launcher reads a lease again that somebody else has just changed."""
+
 PROOF_MARGIN_SECONDS: Final = 60
 """How long a create call may still surface after its launcher was cut off."""
 
@@ -56,74 +62,129 @@ def launch(
     lifetime_seconds: int,
     create: Callable[[str], object],
     token: str | None = None,
+    token_order: int = 0,
 ) -> str:
     """Create the resource of a step under a lease, or adopt the one that an earlier call created; returns its name.
 
-    `create` gets the name. With `token`, the resource's end answers it.
+    `create` gets the name. With `token`, the resource's end answers it; `token_order` rises with each retry.
 
     Raises:
         RunClosed: the run has ended; whatever had been made is being taken down.
-        StillClosing: the resource of an earlier attempt is not gone yet.
+        StillClosing: the resource of an earlier attempt is not gone yet, or a newer launcher is at work.
         CapacityError: SageMaker's quota or capacity does not allow it now.
         JobFailed, EndpointFailed: SageMaker refuses the request, or the resource was taken away from outside.
     """
-    now = int(time.time())
-    found = ledger.find_lease(run_id, step)
-    if found is not None and not (found.state is LeaseState.CLOSED and found.outcome in _MADE_ANEW):
-        adopted = _adopt(found, token)
-        if adopted is not None:
-            return adopted
-        lease = found
-    else:
-        attempt = 1 if found is None else found.attempt + (found.outcome is Outcome.CAPACITY)
-        lease = Lease(
+    for _ in range(_READS):
+        now = int(time.time())
+        wanted = Lease(
             run_id=run_id,
             step=step,
-            name=sagemaker_name(recipe, run_id, step, attempt),
-            attempt=attempt,
+            name=sagemaker_name(recipe, run_id, step, 1),
+            attempt=1,
             state=LeaseState.INTENDED,
             deadline=now + lifetime_seconds,
             proof_after=now + LAUNCHER_TIMEOUT_SECONDS + PROOF_MARGIN_SECONDS,
             token=token,
+            token_order=token_order,
         )
-        ledger.intend(lease)
-    try:
-        create(lease.name)
-    except ClientError as error:
-        if not already_exists(error):
-            _create_refused(lease, error)
-            raise
-    return _confirm(lease)
+        found = ledger.find_lease(run_id, step)
+        try:
+            if found is not None and not (found.state is LeaseState.CLOSED and found.outcome in _MADE_ANEW):
+                lease = _take_over(found, wanted, now)
+                if _adopt(lease):
+                    return lease.name
+            else:
+                attempt = 1 if found is None else found.attempt + (found.outcome is Outcome.CAPACITY)
+                lease = replace(wanted, attempt=attempt, name=sagemaker_name(recipe, run_id, step, attempt))
+                ledger.intend(lease)
+        except ledger.StaleLease:
+            continue
+        return _create(lease, create)
+    raise StillClosing(f"another launcher is at work on {step} of run {run_id}")
 
 
-def _adopt(lease: Lease, token: str | None) -> str | None:
-    """The name of the resource that an earlier call made; None where it still has to be made."""
-    if lease.state is LeaseState.CLOSING or (token is not None and not ledger.replace_token(lease, token)):
-        run = ledger.find_run(lease.run_id)
-        if run is None or run.closed:
-            raise RunClosed(f"run {lease.run_id} has ended; {lease.step} is not launched")
-        raise StillClosing(f"{RESOURCES[lease.step].kind} {lease.name} is not gone yet")
+def _take_over(found: Lease, wanted: Lease, now: int) -> Lease:
+    """Write this launcher's token and time into the lease that another one left.
+
+    Raises:
+        StaleLease: the lease has changed since it was read.
+        StillClosing, RunClosed: there is nothing to take over any more.
+    """
+    if found.state is LeaseState.CLOSING:
+        _continue_closing(found, now)
+        _refuse_if_closed(found)
+        raise StillClosing(f"{RESOURCES[found.step].kind} {found.name} is not gone yet")
+    if wanted.token is not None and found.token_order > wanted.token_order:
+        raise StillClosing(f"a newer launcher is at work on {RESOURCES[found.step].kind} {found.name}")
+    taken = replace(
+        found,
+        token=wanted.token,
+        token_order=wanted.token_order,
+        deadline=wanted.deadline,
+        proof_after=wanted.proof_after,
+    )
+    if not ledger.take_over(
+        found,
+        token=taken.token,
+        token_order=taken.token_order,
+        deadline=taken.deadline,
+        proof_after=taken.proof_after,
+    ):
+        raise ledger.StaleLease(found.step)
+    return taken
+
+
+def _refuse_if_closed(lease: Lease) -> None:
+    run = ledger.find_run(lease.run_id)
+    if run is None or run.closed:
+        raise RunClosed(f"run {lease.run_id} has ended; {RESOURCES[lease.step].kind} {lease.name} is taken down")
+
+
+def _adopt(lease: Lease) -> bool:
+    """True where the resource of a lease that was taken over exists; False where it still has to be made."""
     presence = RESOURCES[lease.step].describe(lease.name).presence
     if presence is Presence.ABSENT:
         if lease.state is LeaseState.INTENDED:
-            return None
-        ledger.forget_token(replace(lease, token=token))
+            return False
+        ledger.forget_token(lease)
         raise _gone(lease)
     if lease.state is LeaseState.INTENDED:
         _confirm(lease)
-    if token is not None and presence is Presence.SETTLED:
+    if lease.token is not None and presence is Presence.SETTLED:
         _ask_to_look_again(lease)
-    return lease.name
+    return True
+
+
+def _create(lease: Lease, create: Callable[[str], object]) -> str:
+    try:
+        create(lease.name)
+    except ClientError as error:
+        # The call may have gone through all the same: an earlier one whose answer was lost, or another launcher's.
+        if already_exists(error) or RESOURCES[lease.step].describe(lease.name).presence is not Presence.ABSENT:
+            return _confirm(lease)
+        _create_refused(lease, error)
+        raise
+    return _confirm(lease)
 
 
 def _confirm(lease: Lease) -> str:
     """intended -> created, now that the resource exists; if the run was closed meanwhile, take it down again."""
-    if not ledger.mark_created(lease):
-        current = ledger.find_lease(lease.run_id, lease.step)
-        if current is None or current.attempt != lease.attempt or current.state is not LeaseState.CREATED:
-            RESOURCES[lease.step].end(lease.name)
-            raise RunClosed(f"run {lease.run_id} has ended; {RESOURCES[lease.step].kind} {lease.name} is taken down")
-    return lease.name
+    if ledger.mark_created(lease):
+        return lease.name
+    current = ledger.find_lease(lease.run_id, lease.step)
+    if current is not None and current.attempt == lease.attempt:
+        if current.state is LeaseState.CREATED:
+            return lease.name
+        if current.state is LeaseState.CLOSED and current.outcome in (Outcome.ENDED, Outcome.CAPACITY):
+            # A job that ended before its launcher did.
+            if current.token is not None:
+                _ask_to_look_again(current)
+            return lease.name
+        # What was closed as never created is there after all: it must be on record until it is gone.
+        ledger.reopen(current)
+    _end(lease)
+    _refuse_if_closed(lease)
+    raise StillClosing(f"{RESOURCES[lease.step].kind} {lease.name} is being taken down")
 
 
 def _create_refused(lease: Lease, error: ClientError) -> None:
@@ -162,7 +223,7 @@ def look_again(lease: Lease, now: int) -> None:
     if lease.state is LeaseState.CLOSING:
         if lease.outcome is Outcome.EXPIRED:
             _fail_token(lease, _expired(lease))
-        elif observed.error is not None:
+        elif lease.outcome is not Outcome.RELEASED:
             _answer(lease, observed)
         _continue_closing(lease, now)
         return
@@ -223,10 +284,13 @@ def _lost(lease: Lease, now: int) -> None:
 
 
 def _answer(lease: Lease, observed: Observed) -> None:
+    """Answer the token with what is there; a resource that is gone before it was answered is a failure too."""
     if lease.token is None:
         return
     if observed.error is not None:
         _fail_token(lease, observed.error)
+    elif observed.presence is Presence.ABSENT:
+        _fail_token(lease, _gone(lease))
     elif observed.answer is not None:
         answer = observed.answer.model_dump_json()
         _send(lease, lambda token: aws.step_functions().send_task_success(taskToken=token, output=answer))
@@ -268,12 +332,24 @@ def _continue_closing(lease: Lease, now: int) -> None:
         return
     observed = resource.describe(lease.name)
     if observed.presence in (Presence.SETTLED, Presence.PENDING) and not _over(lease, observed):
-        resource.end(lease.name)
+        _end(lease)
         observed = resource.describe(lease.name)
     if _over(lease, observed):
         ledger.mark_closed(replace(lease, token=None), Outcome.RELEASED, observed.billable_seconds)
     elif observed.presence is Presence.ABSENT and (lease.was_created or now >= lease.proof_after):
         ledger.mark_closed(replace(lease, token=None), Outcome.RELEASED)
+
+
+def _end(lease: Lease) -> None:
+    """Stop or delete. The right to do so hangs on the resource's tags, so it is denied for what has just gone."""
+    resource = RESOURCES[lease.step]
+    try:
+        resource.end(lease.name)
+    except ClientError as error:
+        if aws.error_code(error) != "AccessDeniedException":
+            raise
+        if resource.describe(lease.name).presence in (Presence.PENDING, Presence.SETTLED):
+            raise
 
 
 def _over(lease: Lease, observed: Observed) -> bool:

@@ -30,6 +30,8 @@ from dropmill.settings import setting
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
 
+CLAIM_SECONDS = 300
+
 _META = "META"
 _LEASE = "LEASE#"
 
@@ -73,6 +75,8 @@ class Lease:
     """Until then a create call may still be on its way, so that "not found" proves nothing."""
     token: str | None = None
     """The task token that waits for the resource; None once it has been answered."""
+    token_order: int = 0
+    """The retry that brought the token: an older invocation that runs late must not replace a newer one's."""
     was_created: bool = False
     outcome: Outcome | None = None
     billable_seconds: int | None = None
@@ -194,24 +198,41 @@ def record_end(
     )
 
 
-def settle_run(run_id: str) -> None:
-    """Take a closed and announced run off the list of what needs looking after."""
-    _update(_run_key(run_id), "REMOVE #open, #since", condition="attribute_exists(pk)")
-
-
-def claim_announcement(run_id: str) -> bool:
-    """True for the one caller that may announce the run's end."""
+def settle_run(run_id: str) -> bool:
+    """Take a run off the list of what needs looking after; False where it is not closed and announced yet."""
     return _update(
         _run_key(run_id),
-        "SET #announced = :yes",
-        condition="attribute_exists(pk) AND attribute_not_exists(#announced)",
+        "REMOVE #open, #since",
+        condition="#closed = :yes AND #announced = :yes",
         yes=True,
     )
 
 
-def return_announcement(run_id: str) -> None:
+def claim_announcement(run_id: str, claimant: str, now: int) -> bool:
+    """True for the one caller that may announce the run's end now.
+
+    A claim is good for five minutes: whoever died with it leaves the announcement to the next. The same claimant may
+    ask again, as the client does by itself when an answer is lost.
+    """
+    return _update(
+        _run_key(run_id),
+        "SET #claimant = :claimant, #claimed_at = :now",
+        condition="attribute_exists(pk) AND attribute_not_exists(#announced)"
+        " AND (attribute_not_exists(#claimant) OR #claimant = :claimant OR #claimed_at < :stale)",
+        claimant=claimant,
+        now=now,
+        stale=now - CLAIM_SECONDS,
+    )
+
+
+def mark_announced(run_id: str) -> None:
+    """The run's end has been told."""
+    _update(_run_key(run_id), "SET #announced = :yes", condition="attribute_exists(pk)", yes=True)
+
+
+def return_announcement(run_id: str, claimant: str) -> None:
     """Give the claim back when the announcement could not be sent."""
-    _update(_run_key(run_id), "REMOVE #announced", condition="attribute_exists(pk)")
+    _update(_run_key(run_id), "REMOVE #claimant, #claimed_at", condition="#claimant = :claimant", claimant=claimant)
 
 
 def open_runs() -> Iterator[Run]:
@@ -248,7 +269,7 @@ def intend(lease: Lease) -> None:
         "since": lease.deadline,
     }
     if lease.token is not None:
-        item["token"] = lease.token
+        item |= {"token": lease.token, "token_order": lease.token_order}
     table = _table()
     try:
         table.meta.client.transact_write_items(
@@ -314,17 +335,43 @@ def mark_created(lease: Lease) -> bool:
     )
 
 
-def replace_token(lease: Lease, token: str) -> bool:
-    """Let another task token wait for the lease's resource; False where the lease is closing or gone on."""
+def take_over(lease: Lease, *, token: str | None, token_order: int, deadline: int, proof_after: int) -> bool:
+    """Let a launcher that runs again go on with a lease: its token waits now, and its time counts.
+
+    False where the lease is closing or has gone on, or a newer launcher's token waits.
+    """
+    expression = "SET #proof_after = :proof_after, #deadline = :deadline, #open = :lease, #since = :deadline"
+    condition = "#attempt = :attempt AND #state = :state"
+    values: dict[str, Any] = {}
+    if token is not None:
+        expression += ", #token = :token, #token_order = :token_order"
+        condition += " AND (attribute_not_exists(#token_order) OR #token_order <= :token_order)"
+        values = {"token": token, "token_order": token_order}
     return _update(
         _lease_key(lease.run_id, lease.step),
-        "SET #token = :token, #open = :lease, #since = :since",
-        condition="#attempt = :attempt AND #state <> :closing",
-        token=token,
+        expression,
+        condition=condition,
+        proof_after=proof_after,
+        deadline=deadline,
+        lease="lease",
+        attempt=lease.attempt,
+        state=lease.state.value,
+        **values,
+    )
+
+
+def reopen(lease: Lease) -> bool:
+    """closed -> closing: the resource of a closed lease has turned up after all; False where it is not closed."""
+    return _update(
+        _lease_key(lease.run_id, lease.step),
+        "SET #state = :closing, #was_created = :yes, #open = :lease, #since = :since",
+        condition="#attempt = :attempt AND #state = :closed",
+        closing=LeaseState.CLOSING.value,
+        closed=LeaseState.CLOSED.value,
+        yes=True,
         lease="lease",
         since=lease.deadline,
         attempt=lease.attempt,
-        closing=LeaseState.CLOSING.value,
     )
 
 
@@ -409,6 +456,7 @@ def _lease(item: dict[str, Any]) -> Lease:
         deadline=int(item["deadline"]),
         proof_after=int(item["proof_after"]),
         token=item.get("token"),
+        token_order=int(item.get("token_order", 0)),
         was_created=item["was_created"],
         outcome=Outcome(item["outcome"]) if item.get("outcome") else None,
         billable_seconds=int(billable) if billable is not None else None,

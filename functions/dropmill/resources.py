@@ -4,6 +4,7 @@ Statuses come from the API's own spelling. SageMaker says that something is miss
 message alone tells it from a bad request.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -74,7 +75,7 @@ def _describe(call: Callable[[], Any]) -> Any | None:
         raise
 
 
-def _try(call: Callable[[], Any]) -> None:
+def _tolerating(call: Callable[[], Any]) -> None:
     """Run a stop or delete; that it is too early (still Creating) or too late (gone, ended) is for describe to show."""
     try:
         call()
@@ -117,7 +118,11 @@ def _training_job(name: str) -> Observed:
         answer = TrainedModel(
             training_job=name,
             artifact=job["ModelArtifacts"]["S3ModelArtifacts"],
-            metrics={m["MetricName"]: m["Value"] for m in job.get("FinalMetricDataList", [])},
+            metrics={
+                metric["MetricName"]: metric["Value"]
+                for metric in job.get("FinalMetricDataList", [])
+                if math.isfinite(metric["Value"])
+            },
             billable_seconds=billable or 0,
         )
         return Observed(Presence.SETTLED, answer=answer, billable_seconds=billable)
@@ -187,13 +192,13 @@ RESOURCES: Final[dict[Step, Resource]] = {
     "training": Resource(
         kind="training-job",
         describe=_training_job,
-        end=lambda name: _try(lambda: aws.sagemaker().stop_training_job(TrainingJobName=name)),
+        end=lambda name: _tolerating(lambda: aws.sagemaker().stop_training_job(TrainingJobName=name)),
         ends_by_itself=True,
     ),
     "tuning": Resource(
         kind="tuning-job",
         describe=_tuning_job,
-        end=lambda name: _try(
+        end=lambda name: _tolerating(
             lambda: aws.sagemaker().stop_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
         ),
         ends_by_itself=True,
@@ -201,19 +206,19 @@ RESOURCES: Final[dict[Step, Resource]] = {
     "model": Resource(
         kind="model",
         describe=lambda name: _present(lambda: aws.sagemaker().describe_model(ModelName=name)),
-        end=lambda name: _try(lambda: aws.sagemaker().delete_model(ModelName=name)),
+        end=lambda name: _tolerating(lambda: aws.sagemaker().delete_model(ModelName=name)),
         ends_by_itself=False,
     ),
     "endpoint-config": Resource(
         kind="endpoint-config",
         describe=lambda name: _present(lambda: aws.sagemaker().describe_endpoint_config(EndpointConfigName=name)),
-        end=lambda name: _try(lambda: aws.sagemaker().delete_endpoint_config(EndpointConfigName=name)),
+        end=lambda name: _tolerating(lambda: aws.sagemaker().delete_endpoint_config(EndpointConfigName=name)),
         ends_by_itself=False,
     ),
     "endpoint": Resource(
         kind="endpoint",
         describe=_endpoint,
-        end=lambda name: _try(lambda: aws.sagemaker().delete_endpoint(EndpointName=name)),
+        end=lambda name: _tolerating(lambda: aws.sagemaker().delete_endpoint(EndpointName=name)),
         ends_by_itself=False,
     ),
 }

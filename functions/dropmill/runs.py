@@ -2,6 +2,7 @@
 
 import json
 import time
+import uuid
 from datetime import UTC, datetime
 
 from botocore.exceptions import ClientError
@@ -16,6 +17,13 @@ from dropmill.storage import MissingDocument, artifact_uri, read_document, write
 
 NEVER_STARTED_SECONDS = 900
 """After this time a run without an execution is taken for one that was never started."""
+
+
+_WORDS = {
+    "States.Timeout": "a state of the workflow took longer than it may",
+    "TIMED_OUT": "the workflow took longer than it may",
+    "ABORTED": "somebody stopped the execution",
+}
 
 
 def execution_arn(state_machine_arn: str, name: str) -> str:
@@ -57,15 +65,23 @@ def end_run(run: Run, now: int) -> bool:
         metrics=record.metrics,
         report=record.report,
     )
-    if ledger.claim_announcement(run.run_id):
-        try:
-            notifications.announce(record)
-        except BaseException:
-            ledger.return_announcement(run.run_id)
-            raise
+    _announce(record, now)
     if not left:
         ledger.settle_run(run.run_id)
     return True
+
+
+def _announce(record: RunRecord, now: int) -> None:
+    """Tell the end once: twice only if a Lambda dies between the message and the note that it was sent."""
+    claimant = uuid.uuid4().hex
+    if not ledger.claim_announcement(record.run_id, claimant, now):
+        return
+    try:
+        notifications.announce(record)
+    except Exception:
+        ledger.return_announcement(record.run_id, claimant)
+        raise
+    ledger.mark_announced(record.run_id)
 
 
 def _execution(run: Run, now: int) -> tuple[RunStatus, datetime, str | None, str | None] | None:
@@ -83,7 +99,8 @@ def _execution(run: Run, now: int) -> tuple[RunStatus, datetime, str | None, str
     if status is RunStatus.RUNNING:
         return None
     error_name = execution.get("error")
-    return status, execution["stopDate"].astimezone(UTC), error_name, plain_cause(execution.get("cause"))
+    cause = plain_cause(execution.get("cause")) or _WORDS.get(error_name or status)
+    return status, execution["stopDate"].astimezone(UTC), error_name, cause
 
 
 def plain_cause(cause: str | None) -> str | None:
@@ -108,8 +125,8 @@ def _record(run: Run, status: RunStatus, ended_at: datetime, error: str | None, 
         algorithm = read_document(Plan, plan_key(run.run_id)).recipe.algorithm
         metrics = read_document(Metrics, metrics_key(run.run_id)).metrics
         report = artifact_uri(report_key(run.run_id))
-    except MissingDocument:
-        # The run ended before it came that far.
+    except (MissingDocument, ValueError):
+        # The run ended before it came that far, or a newer version of this code no longer reads what it wrote.
         pass
     return RunRecord(
         run_id=run.run_id,

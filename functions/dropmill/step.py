@@ -46,7 +46,7 @@ def step(function: Callable[[RequestT], BaseModel | None]) -> Callable[[dict[str
         try:
             response = _call(function, request)
         except DropmillError as error:
-            # The message may quote a cell of the user's data, so only the kind of error is logged.
+            # Of what went wrong the runtime logs the message, which may quote a cell; here the kind is enough.
             logger.warning("refused", error=type(error).__name__)
             metrics.add_metric("Refused", MetricUnit.Count, 1)
             raise
@@ -62,27 +62,13 @@ def step(function: Callable[[RequestT], BaseModel | None]) -> Callable[[dict[str
     return tracer.capture_lambda_handler(metrics.log_metrics(handler), capture_response=False, capture_error=False)
 
 
-_THROTTLED = {
-    "ProvisionedThroughputExceededException",
-    "RequestLimitExceeded",
-    "RequestThrottled",
-    "SlowDown",
-    "ThrottledException",
-    "Throttling",
-    "ThrottlingException",
-    "TooManyRequestsException",
-    "TransactionInProgressException",
-}
-
-
 def _call(function: Callable[[RequestT], BaseModel | None], request: RequestT) -> BaseModel | None:
     """Run the function; what the service may mend by itself becomes ServiceUnavailable, which the workflow retries."""
     try:
         return function(request)
     except ClientError as error:
-        code = aws.error_code(error)
-        if code in _THROTTLED or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
-            raise ServiceUnavailable(f"{error.operation_name} was not taken by AWS: {code}") from error
+        if aws.service_unavailable(error):
+            raise ServiceUnavailable(f"{error.operation_name} was not taken by AWS: {aws.error_code(error)}") from error
         raise
     except HTTPClientError as error:
         raise ServiceUnavailable(f"AWS could not be reached: {type(error).__name__}") from error

@@ -13,6 +13,7 @@ from dropmill.algorithms import Algorithm
 from dropmill.algorithms.predictions import CSV, RECORDIO
 from dropmill.data import recordio, recordio_sparse
 from dropmill.data.recordio_sparse import SparseMatrix
+from localaws.algorithms.hosts import channel_folders
 from localaws.algorithms.toolkit import Container, UserError
 
 FloatArray = NDArray[np.float32]
@@ -62,10 +63,10 @@ def read_channel(container: Container, name: str, algorithm: Algorithm) -> AnyRo
     Rows of which at least one is sparse come as SparseRows, if the algorithm takes them.
     """
     config = container.config("inputdataconfig").get(name, {})
-    folder = container.channel(name)
-    if not folder.is_dir():
+    folders = channel_folders(container, name)
+    if not folders:
         return None
-    if config.get("TrainingInputMode", "File") != "File":
+    if config.get("TrainingInputMode", "File") not in ("File", "FastFile"):
         raise UserError(f"channel {name}: input mode {config['TrainingInputMode']} is not supported here: use File")
     if config.get("RecordWrapperType", "None") not in ("None", "", None):
         raise UserError(f"channel {name}: RecordWrapperType {config['RecordWrapperType']} is not supported here")
@@ -75,13 +76,13 @@ def read_channel(container: Container, name: str, algorithm: Algorithm) -> AnyRo
         accepted = ", ".join(algorithm.train_content_types)
         raise UserError(f"channel {name}: content type {kind!r} is not supported by {algorithm.name}: use {accepted}")
 
-    files = list(_files(folder))
+    files = [(file, file.relative_to(folder)) for folder in folders for file in _files(folder)]
     if not files:
         raise UserError(f"no file found in path /opt/ml/input/data/{name}")
     labels = label_size(parameters, default=1) if kind == CSV else 0
     parts: list[AnyRows] = []
-    for file in files:
-        shown = f"channel {name}, file {file.relative_to(folder)}"
+    for file, relative in files:
+        shown = f"channel {name}, file {relative}"
         rows = _read_csv_file(file, labels, shown) if kind == CSV else _read_recordio(file, shown, algorithm)
         if len(rows.features):
             parts.append(rows)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from dropmill.algorithms import Algorithm, InvalidHyperparameters, get
 from localaws.algorithms.channels import AnyRows, check_rows, read_channel
+from localaws.algorithms.hosts import exchange
 from localaws.algorithms.serving import Answer, Server
 from localaws.algorithms.toolkit import (
     ALGORITHM_ERROR,
@@ -95,6 +96,8 @@ def _train(container: Container, algorithm: Algorithm) -> None:
         raise UserError(str(error)) from error
     print(f"Final configuration: {json.dumps(values, sort_keys=True)}", flush=True)
 
+    if not exchange(container):
+        return  # the first instance trains
     trainer = importlib.import_module(_TRAINERS[algorithm.name])
     reporter = Reporter(container.host(), trainer.LOG_NAME)
     started = time.perf_counter()

@@ -67,12 +67,16 @@ class Container:
                 raise UserError(f"hyperparameter {name!r} must be a string")
         return given
 
+    def hosts(self) -> list[str]:
+        """The names of all instances, in order. Raises UserError."""
+        hosts = self.config("resourceconfig").get("hosts") or ["algo-1"]
+        if not isinstance(hosts, list) or not all(isinstance(host, str) for host in hosts):
+            raise UserError("resourceconfig.json: hosts must be a list of names")
+        return sorted(hosts, key=lambda host: (len(host), host))
+
     def host(self) -> str:
-        """This instance's name, from `resourceconfig.json`. Raises UserError for more than one instance."""
-        resources = self.config("resourceconfig")
-        if len(resources.get("hosts", [])) > 1:
-            raise UserError("training on several instances is not supported here: use one")
-        return str(resources.get("current_host", "algo-1"))
+        """This instance's name. Raises UserError."""
+        return str(self.config("resourceconfig").get("current_host", "algo-1"))
 
     def fail(self, message: str) -> None:
         """Leave the reason where SageMaker looks for it."""

@@ -33,7 +33,7 @@ _INHERITED = (
     "OPENBLAS_NUM_THREADS",
 )
 # What a request's Environment may not set: it would change which program runs, or where it looks.
-_RESERVED = ("PATH", "HOME", "TMPDIR", "SAGEMAKER_BASE_DIR", "SAGEMAKER_BIND_TO_PORT")
+_RESERVED = ("PATH", "HOME", "TMPDIR", "SAGEMAKER_BASE_DIR", "SAGEMAKER_BIND_TO_PORT", "SAGEMAKER_HOSTS_DIR")
 _RESERVED_PREFIXES = ("PYTHON", "LD_", "DYLD_")
 
 
@@ -65,6 +65,13 @@ class Host:
         for folder in ("input/config", "input/data", "model", "output/data", "tmp"):
             (root / folder).mkdir(parents=True)
         return root
+
+    def rendezvous(self, name: str, hosts: Sequence[str]) -> Path:
+        """Make a folder for the hosts of one job to meet in, with a named pipe `<host>.done` for each."""
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-hosts-", dir=self._open()))
+        for host in hosts:
+            os.mkfifo(folder / f"{host}.done")
+        return folder
 
     def remove(self, root: Path) -> None:
         """Remove a layout."""
@@ -136,15 +143,22 @@ class Host:
 
 
 class Container:
-    """One running program. `ended` is set once it has exited and each of its lines has been passed on.
+    """One running program. `ended` is set, and `on_end` called, once it has exited and each of its lines was passed on.
 
     Raises OSError if the program can't be started.
     """
 
     def __init__(
-        self, host: Host, argv: Sequence[str], root: Path, env: Mapping[str, str], on_line: Callable[[str], None]
+        self,
+        host: Host,
+        argv: Sequence[str],
+        root: Path,
+        env: Mapping[str, str],
+        on_line: Callable[[str], None],
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.ended = threading.Event()
+        self._on_end = on_end
         self._host = host
         self._on_line = on_line
         self._process = subprocess.Popen(
@@ -198,3 +212,4 @@ class Container:
         self._host.unwatch(self.pid)
         self._reader.join(5)
         self.ended.set()
+        self._on_end()

@@ -4,10 +4,14 @@ import contextlib
 import json
 import logging
 import math
+import os
+import queue
 import re
+import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from localaws.sagemaker.storage import GIB, Clients, download_channel, upload_fo
 _log = logging.getLogger(__name__)
 
 JOBS_AT_ONCE = 64
+INSTANCES_AT_ONCE = 20
 STOP_GRACE = 1.5
 """Seconds from SIGTERM to SIGKILL. SageMaker gives 120; a laptop's user, and a test, won't wait for that."""
 DEFAULT_RUNTIME = 86_400
@@ -61,16 +66,25 @@ _CUSTOMER_FAULT = 2
 
 @dataclass(eq=False)
 class _Run:
-    """What goes on behind one job; `lock` guards the container, which a stop may meet at any moment."""
+    """What goes on behind one job; `lock` guards the containers, which a stop may meet at any moment.
+
+    `containers` has one for each instance, the first instance's first.
+    """
 
     job: Resource
     on_metric: Callable[[str, float], None]
     on_end: Callable[[], None]
     stopping: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    container: Container | None = None
+    containers: list[Container] = field(default_factory=list)
     thread: threading.Thread | None = None
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+    points: list[tuple[str, float, float]] = field(default_factory=list)
+
+    @property
+    def container(self) -> Container | None:
+        """The first instance's container, once it runs."""
+        return self.containers[0] if self.containers else None
 
 
 class TrainingJobs:
@@ -198,8 +212,8 @@ class TrainingJobs:
         run.stopping.set()
         self._gates.wake()
         with run.lock:
-            if run.container:
-                run.container.stop(STOP_GRACE)
+            for container in run.containers:
+                container.stop(STOP_GRACE)
 
     def _specification(self, asked: Mapping[str, Any]) -> Document:
         """Return the AlgorithmSpecification with the metrics that SageMaker fills in for a built-in algorithm."""
@@ -281,20 +295,19 @@ class TrainingJobs:
         with self._store.lock:
             document["TrainingStartTime"] = now()
         self._advance(run, "Downloading")
-        root = self._host.root(job.name)
-        stream = self._logs.stream(
-            job.region, "/aws/sagemaker/TrainingJobs", f"{job.name}/algo-1-{int(document['TrainingStartTime'])}"
-        )
+        hosts = [f"algo-{number}" for number in range(1, document["ResourceConfig"]["InstanceCount"] + 1)]
+        meeting = self._host.rendezvous(job.name, hosts[1:]) if len(hosts) > 1 else None
+        roots = {host: self._host.root(job.name) for host in hosts}
+        root = roots[hosts[0]]
         try:
-            self._prepare(run, root)
+            self._prepare(run, roots)
             self._advance(run, "Training")
-            timed_out = self._train(run, argv, root, stream)
+            failed, timed_out = self._train(run, argv, roots, meeting)
             self._logs.flush()
             model, extra = root / "model", root / "output" / "data"
-            container = run.container
             stopped = run.stopping.is_set()
-            if container and container.code != 0 and not stopped and not timed_out:
-                raise Failure(_reason(root / "output" / "failure", container.code))
+            if failed and not stopped and not timed_out:
+                raise Failure(_reason(roots[failed] / "output" / "failure", run.containers[hosts.index(failed)].code))
             if self._closed:
                 return "Stopped"  # the cloud ends, its S3 with it
             self._advance(run, "Uploading")
@@ -308,48 +321,62 @@ class TrainingJobs:
                 with self._store.lock:
                     document["ModelArtifacts"] = {"S3ModelArtifacts": f"{output}/model.tar.gz"}
         finally:
-            self._host.remove(root)
+            for folder in (*roots.values(), *([meeting] if meeting else [])):
+                self._host.remove(folder)
         if run.stopping.is_set():
             return "Stopped"
         return "MaxRuntimeExceeded" if timed_out else "Completed"
 
-    def _prepare(self, run: _Run, root: Path) -> None:
-        """Write the configuration and fetch the channels."""
+    def _prepare(self, run: _Run, roots: Mapping[str, Path]) -> None:
+        """Write each host's configuration and fetch its channels."""
         job, document = run.job, run.job.document
         specification = document["AlgorithmSpecification"]
         channels = document.get("InputDataConfig", [])
-        configuration = root / "input" / "config"
         described = {
             channel["ChannelName"]: {
                 **({"ContentType": channel["ContentType"]} if "ContentType" in channel else {}),
                 "TrainingInputMode": channel.get("InputMode", specification["TrainingInputMode"]),
-                "S3DistributionType": _source(channel).get("S3DataDistributionType", "FullyReplicated"),
+                "S3DistributionType": _distribution(channel),
                 "RecordWrapperType": channel.get("RecordWrapperType", "None"),
             }
             for channel in channels
         }
-        hosts = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "lo"}
-        for name, content in (
-            ("hyperparameters", document.get("HyperParameters", {})),
-            ("inputdataconfig", described),
-            ("resourceconfig", hosts),
-        ):
-            (configuration / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
-        room = document["ResourceConfig"]["VolumeSizeInGB"] * GIB
         s3 = self._clients.s3(job.region)
-        for channel in channels:
-            if not run.stopping.is_set():
-                folder = root / "input" / "data" / channel["ChannelName"]
-                room -= download_channel(s3, _source(channel), folder, room, run.stopping.is_set)
+        first = next(iter(roots.values()))
+        for number, (host, root) in enumerate(roots.items()):
+            hosts = {"current_host": host, "hosts": [*roots], "network_interface_name": "lo"}
+            for name, content in (
+                ("hyperparameters", document.get("HyperParameters", {})),
+                ("inputdataconfig", described),
+                ("resourceconfig", hosts),
+            ):
+                (root / "input" / "config" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+            room = document["ResourceConfig"]["VolumeSizeInGB"] * GIB
+            for channel in channels:
+                if run.stopping.is_set():
+                    return
+                place = Path("input", "data", channel["ChannelName"])
+                sharded = _distribution(channel) == "ShardedByS3Key"
+                if number and not sharded:
+                    # The same bytes as on the first host, which only programs of this job read.
+                    shutil.copytree(first / place, root / place, copy_function=os.link)
+                    continue
+                shard = (number, len(roots)) if sharded else (0, 1)
+                room -= download_channel(s3, _source(channel), root / place, room, run.stopping.is_set, shard=shard)
 
-    def _train(self, run: _Run, argv: list[str], root: Path, stream: LogStream) -> bool:
-        """Run the program to its end; True if it had to be ended at its time limit."""
+    def _train(
+        self, run: _Run, argv: list[str], roots: Mapping[str, Path], meeting: Path | None
+    ) -> tuple[str | None, bool]:
+        """Run the program on each host to its end. Return the first host that failed, and whether time ran out.
+
+        As soon as one has failed, or time runs out, the others are ended.
+        """
         job, document = run.job, run.job.document
         patterns = [
             (one["Name"], re.compile(one["Regex"])) for one in document["AlgorithmSpecification"]["MetricDefinitions"]
         ]
 
-        def on_line(line: str) -> None:
+        def on_line(stream: LogStream, line: str) -> None:
             stream.write(line)
             for name, pattern in patterns:
                 if found := pattern.search(line[:REGEX_LINE]):
@@ -358,32 +385,65 @@ class TrainingJobs:
                         run.metrics[name] = (value, now())
                         run.on_metric(name, value)
 
-        own = {
-            "TRAINING_JOB_NAME": job.name,
-            "TRAINING_JOB_ARN": job.arn,
-            "AWS_REGION": job.region,
-            "SAGEMAKER_METRICS_DIRECTORY": str(root / "output" / "metrics" / "sagemaker"),
-        }
+        started = document["TrainingStartTime"]
+        ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         with run.lock:
             if run.stopping.is_set():
-                return False
-            try:
-                run.container = Container(
-                    self._host, argv, root, environment(document.get("Environment", {}), own), on_line
+                return None, False
+            for host, root in roots.items():
+                own = {
+                    "TRAINING_JOB_NAME": job.name,
+                    "TRAINING_JOB_ARN": job.arn,
+                    "AWS_REGION": job.region,
+                    "SAGEMAKER_METRICS_DIRECTORY": str(root / "output" / "metrics" / "sagemaker"),
+                    **({"SAGEMAKER_HOSTS_DIR": str(meeting)} if meeting else {}),
+                }
+                stream = self._logs.stream(
+                    job.region, "/aws/sagemaker/TrainingJobs", f"{job.name}/{host}-{int(started)}"
                 )
-            except OSError as error:
-                raise Failure(f"InternalServerError: {argv[0]} can't be started: {error.strerror}") from error
-        limit = document["StoppingCondition"]["MaxRuntimeInSeconds"] - (now() - document["TrainingStartTime"])
-        if run.container.ended.wait(max(limit, 0)):
-            return False
-        run.container.stop(STOP_GRACE)
-        run.container.ended.wait()
-        return True
+                try:
+                    container = Container(
+                        self._host,
+                        argv,
+                        root,
+                        environment(document.get("Environment", {}), own),
+                        partial(on_line, stream),
+                        partial(ended.put, host),
+                    )
+                except OSError as error:
+                    for other in run.containers:
+                        other.stop(0)
+                        other.ended.wait()
+                    raise Failure(f"InternalServerError: {argv[0]} can't be started: {error.strerror}") from error
+                run.containers.append(container)
+        containers = dict(zip(roots, run.containers, strict=True))
+        failed, timed_out = None, False
+        for _ in containers:
+            limit = max(document["StoppingCondition"]["MaxRuntimeInSeconds"] - (now() - started), 0)
+            try:
+                host = ended.get(timeout=None if timed_out else limit)
+            except queue.Empty:
+                timed_out = True
+                self._end_all(containers.values())
+                host = ended.get()
+            if containers[host].code != 0 and failed is None:
+                failed = host
+                self._end_all(containers.values())
+        return failed, timed_out
+
+    @staticmethod
+    def _end_all(containers: Iterable[Container]) -> None:
+        for container in containers:
+            container.stop(STOP_GRACE)
 
 
 def _source(channel: Mapping[str, Any]) -> Mapping[str, Any]:
     source: Mapping[str, Any] = channel["DataSource"]["S3DataSource"]
     return source
+
+
+def _distribution(channel: Mapping[str, Any]) -> str:
+    return str(_source(channel).get("S3DataDistributionType", "FullyReplicated"))
 
 
 def _number(found: re.Match[str]) -> float | None:
@@ -430,12 +490,16 @@ def check_request(request: Mapping[str, Any]) -> None:
     for missing in ("InstanceType", "InstanceCount", "VolumeSizeInGB"):
         if missing not in resources:
             raise _unsupported(f"ResourceConfig without {missing}")
+    if not 1 <= resources["InstanceCount"] <= INSTANCES_AT_ONCE:
+        raise ResourceLimitExceeded(
+            f"The embedded SageMaker trains on 1 to {INSTANCES_AT_ONCE} instances, not {resources['InstanceCount']}."
+        )
     channels = request.get("InputDataConfig", [])
     names = [channel["ChannelName"] for channel in channels]
     if len(set(names)) != len(names):
         raise ValidationException("Channel names must be unique within InputDataConfig.")
     for channel in channels:
-        _check_channel(channel, specification["TrainingInputMode"], resources["InstanceCount"])
+        _check_channel(channel, specification["TrainingInputMode"])
     stopping = request["StoppingCondition"]
     wait = stopping.get("MaxWaitTimeInSeconds")
     if request.get("EnableManagedSpotTraining"):
@@ -448,7 +512,7 @@ def check_request(request: Mapping[str, Any]) -> None:
         raise ValidationException("MaxWaitTimeInSeconds is allowed only when EnableManagedSpotTraining is true.")
 
 
-def _check_channel(channel: Mapping[str, Any], default_mode: str, instances: int) -> None:
+def _check_channel(channel: Mapping[str, Any], default_mode: str) -> None:
     name = channel["ChannelName"]
     if name in (".", ".."):
         raise ValidationException(f"The channel name {name!r} is not a folder's name.")
@@ -463,8 +527,6 @@ def _check_channel(channel: Mapping[str, Any], default_mode: str, instances: int
     source = _source(channel)
     if source["S3DataType"] not in ("S3Prefix", "ManifestFile"):
         raise _unsupported(f"S3DataType {source['S3DataType']}")
-    if instances > 1 and source.get("S3DataDistributionType") == "ShardedByS3Key":
-        raise _unsupported("S3DataDistributionType ShardedByS3Key on several instances")
 
 
 def _unsupported(what: str) -> ValidationException:

@@ -22,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from localaws.sagemaker.errors import Failure
 
 if TYPE_CHECKING:
+    from mypy_boto3_cloudwatch import CloudWatchClient
     from mypy_boto3_logs import CloudWatchLogsClient
     from mypy_boto3_s3 import S3Client
 
@@ -51,6 +52,11 @@ class Clients:
     def logs(self, region: str) -> "CloudWatchLogsClient":
         """Return the CloudWatch Logs client of a region."""
         client: CloudWatchLogsClient = self._get("logs", region)
+        return client
+
+    def cloudwatch(self, region: str) -> "CloudWatchClient":
+        """Return the CloudWatch client of a region."""
+        client: CloudWatchClient = self._get("cloudwatch", region)
         return client
 
     def _get(self, service: str, region: str) -> Any:
@@ -93,13 +99,19 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def download_channel(
-    s3: "S3Client", source: Mapping[str, Any], folder: Path, room: int, stopped: Callable[[], bool]
+    s3: "S3Client",
+    source: Mapping[str, Any],
+    folder: Path,
+    room: int,
+    stopped: Callable[[], bool],
+    *,
+    shard: tuple[int, int] = (0, 1),
 ) -> int:
     """Fetch a channel's objects into `folder` and return their bytes.
 
-    `source` is an S3DataSource with an S3Prefix or a ManifestFile; `room` is how many bytes the volume still holds.
-    Gives up quietly when `stopped` says so. Raises Failure when there is nothing to fetch, too much, or a key that
-    leads out of the folder.
+    `source` is an S3DataSource with an S3Prefix or a ManifestFile; `room` is how many bytes the volume still holds;
+    `shard` (number, of how many) takes every so-manieth object, which may be none. Gives up quietly when `stopped` says
+    so. Raises Failure when there is nothing to fetch, too much, or a key that leads out of the folder.
     """
     uri = source["S3Uri"]
     try:
@@ -110,6 +122,7 @@ def download_channel(
                 f'ClientError: Data download failed: No S3 objects found under S3 URL "{uri}" given in input data '
                 "source. Please ensure that the bucket exists and that objects exist under that S3 prefix."
             )
+        wanted = wanted[shard[0] :: shard[1]]
         total = sum(size for _, _, _, size in wanted)
         if total > room:
             raise Failure(

@@ -192,6 +192,32 @@ def test_runs_and_show_say_the_same(up: Up, clustered: dict[str, Any]) -> None:
     assert clustered["run_id"] in up.run("runs")
 
 
+def test_logs_are_those_of_the_job_and_the_endpoint(up: Up, clustered: dict[str, Any]) -> None:
+    lines = up.json("logs", clustered["run_id"])
+    names = {lease["kind"]: lease["name"] for lease in clustered["leases"]}
+    assert {line["resource"] for line in lines} == {names["training-job"], names["endpoint"]}
+    page = up.run("logs", clustered["run_id"], "--tail", "1")
+    last = next(line for line in reversed(lines) if line["resource"] == names["training-job"])
+    assert last["text"].strip() in page
+    assert len(page.splitlines()) == 4
+
+
+def test_a_job_that_fails_shows_its_log_and_no_console(up: Up, clustered: dict[str, Any]) -> None:
+    (up.folder / "many.yaml").write_text(
+        "algorithm: kmeans\nhyperparameters: {k: 10, extra_center_factor: 9, mini_batch_size: 20}\n"
+    )
+    failed = up.json("drop", "digits.csv", "--recipe", "many.yaml", "--wait", code=1)
+    assert failed["error"] == "JobFailed"
+    assert f"see its log: dropmill logs {failed['run_id']}" in failed["cause"]
+    assert "amazon.com" not in json.dumps(failed)
+    lines = up.json("logs", failed["run_id"], "--tail", "15")
+    page = up.run("show", failed["run_id"])
+    assert "The latest log lines of many-" in page
+    assert lines
+    assert all(line["text"].strip() in page for line in lines)
+    assert "amazon.com" not in page
+
+
 def test_rerun_has_a_run_of_its_own(up: Up, clustered: dict[str, Any]) -> None:
     again = up.json("rerun", clustered["run_id"], "--wait")
     assert again["run_id"] == f"{clustered['run_id']}-2"

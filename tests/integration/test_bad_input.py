@@ -35,6 +35,7 @@ CASES = {
     "not a number": ("points.csv", HEADER + ROWS + b"9,nan,1\n", ["points.csv", "row 6", "'b'"]),
     "infinity": ("points.csv", HEADER + ROWS + b"9,inf,1\n", ["points.csv", "row 6", "'b'"]),
     "missing label column": ("points.csv", b"a,b,c\n1,2,3\n4,5,6\n", ["points.csv", "label"]),
+    "few different rows": ("points.csv", HEADER + b"1,2,0\n3,4,1\n" * 50, ["the 100 rows hold only 2 different ones"]),
     "single class": ("points.csv", HEADER + b"1,2,1\n3,4,1\n", ["points.csv", "label"]),
     "truncated gzip": ("mnist.pkl.gz", gzip.compress(b"x" * 100_000)[:-50], ["mnist.pkl.gz"]),
     "truncated pickle": ("mnist.pkl.gz", gzip.compress(pickle.dumps([1, 2, 3], protocol=2)[:-5]), ["mnist.pkl.gz"]),
@@ -88,7 +89,14 @@ CASES_KEYS = {case: case.replace(" ", "-") for case in CASES}
     [
         ("algorithm: xgboost", "line 1: algorithm: 'xgboost' is not a built-in algorithm"),
         ("algorithm: kmeans\nhyperparameter: {k: 3}", "line 2: unknown key 'hyperparameter'"),
-        ("algorithm: kmeans\nhyperparameters: {kk: 3}", "kk"),
+        (
+            "algorithm: kmeans\nhyperparameters: {kk: 3}",
+            "line 2: unknown hyperparameter 'kk' of kmeans; did you mean 'k'?",
+        ),
+        (
+            "algorithm: kmeans\nhyperparameters: {k: 3, feature_dim: 7}",
+            "': hyperparameters.feature_dim is 7, but the dataset",
+        ),
         ("", "empty"),
     ],
 )
@@ -113,3 +121,10 @@ def test_ten_bad_rows_are_named_at_once(stand: Any) -> None:
     key = stand.drop(body=body, file="many.csv")
     record = refused(stand, key, version_of(stand, key))
     assert record["cause"].count("many.csv, row") == 10
+    assert "checking stopped after 10 problems" in record["cause"]
+
+
+def test_rows_that_are_all_equal(stand: Any) -> None:
+    key = stand.drop("kmeans", body=b"a,b\n" + b"1,2\n" * 50, file="equal.csv")
+    record = refused(stand, key, version_of(stand, key))
+    assert "all 50 rows are equal, and equal rows always share a part" in record["cause"]

@@ -185,6 +185,15 @@ def test_an_event_that_comes_three_times_starts_one_run(stand: Any) -> None:
     assert len(stand.notifications(run)) == 1
 
 
+def test_an_ending_that_is_told_three_times_is_announced_once(stand: Any) -> None:
+    with stand.cloud.events.repeat(
+        lambda event: event["source"] == "aws.states" and event["detail"]["status"] != "RUNNING", 3
+    ):
+        run = stand.run_of(stand.drop())
+        stand.wait_for_end(run)
+    assert len(stand.notifications(run)) == 1
+
+
 def test_sagemaker_events_that_never_come_cost_minutes(stand: Any) -> None:
     def is_lost(event: dict[str, Any]) -> bool:
         return bool(event["source"] == "aws.sagemaker")

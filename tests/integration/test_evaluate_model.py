@@ -11,7 +11,7 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
-from botocore.exceptions import ClientError, ReadTimeoutError
+from botocore.exceptions import ClientError, ParamValidationError, ReadTimeoutError
 from moto import mock_aws
 
 from dropmill import aws, naming, settings, storage
@@ -29,7 +29,7 @@ from dropmill.contracts import (
     Task,
 )
 from dropmill.data import recordio
-from dropmill.errors import InvalidDrop, PredictionFailed
+from dropmill.errors import PredictionFailed
 from dropmill.recipe import Recipe
 from dropmill.steps import evaluate_model as module
 from dropmill.steps.evaluate_model import evaluate_model
@@ -175,6 +175,7 @@ def test_metrics_and_report_are_written_and_summed_up(bucket, monkeypatch):
     assert evaluation.report == f"s3://{BUCKET}/runs/{RUN}/report.html"
     document = metrics_document()
     assert (document.classes, document.confusion, document.sampled_from) == (["3", "8"], [[2, 1], [0, 2]], None)
+    assert document.notes[0] == "Only 5 rows were held out, so the metrics are rough."
     stored = boto3.client("s3").get_object(Bucket=BUCKET, Key=naming.report_key(RUN))
     assert stored["ContentType"] == "text/html; charset=utf-8"
     assert stored["Body"].read().startswith(b"<!doctype html>")
@@ -272,7 +273,7 @@ MODEL_ERROR = ClientError(
     ("answer", "said"),
     [
         (refusing(MODEL_ERROR), "ModelError, status 400"),
-        (refusing(ReadTimeoutError(endpoint_url="http://x")), "did not answer"),
+        (refusing(ParamValidationError(report="x")), "did not answer"),
         (lambda rows: {"predictions": [{"score": 1.0}] * (len(rows) - 1)}, "asked about 3 rows and answered 2"),
         (lambda _: b"<html>" + CELL.encode(), "can't be read"),
         (lambda rows: {"predictions": [{"score": float("nan")}] * len(rows)}, "can't be read"),
@@ -298,8 +299,29 @@ def test_a_failing_endpoint_is_not_asked_about_the_rest(bucket, monkeypatch):
     assert len(endpoint.requests) < 20
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ReadTimeoutError(endpoint_url="http://x"),
+        ClientError({"Error": {"Code": "ThrottlingException", "Message": ""}}, "InvokeEndpoint"),
+        ClientError(
+            {
+                "Error": {"Code": "ServiceUnavailable", "Message": ""},
+                "ResponseMetadata": {"HTTPStatusCode": 503},  # type: ignore[typeddict-item]  # all that is read of it
+            },
+            "InvokeEndpoint",
+        ),
+    ],
+)
+def test_a_service_that_takes_no_calls_is_for_the_workflow_to_retry(bucket, monkeypatch, error):
+    prepare(Task.REGRESSION, [numbered(5)])
+    ask(monkeypatch, refusing(error))
+    with pytest.raises(type(error)):
+        evaluate_model(request())
+
+
 def test_without_test_rows_there_is_nothing_to_judge(bucket, monkeypatch):
     prepare(Task.REGRESSION, [])
     ask(monkeypatch, echo)
-    with pytest.raises(InvalidDrop, match=r"points\.csv left no rows"):
+    with pytest.raises(PredictionFailed, match=r"points\.csv left no rows"):
         evaluate_model(request())

@@ -1,28 +1,36 @@
 """The command line: what it takes, what it prints, and what it says when it can't."""
 
+import contextlib
 import io
 import json
 import re
 import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import boto3
 import click
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from moto import mock_aws
 from rich.console import Console, RenderableType
 
-from dropmill.contracts import Metrics, ObjectVersion, RunStatus, Task
+from dropmill.contracts import LeaseRecord, Metrics, ObjectVersion, RunStatus, Task
 from dropmill.errors import InvalidRecipe
 from dropmill.ledger import Run
-from dropmill_cli import drops, runs, show, stack, watch
+from dropmill.resources import TRAINING_LOGS, log_link
+from dropmill_cli import drops, logs, runs, show, stack, watch
 from dropmill_cli.embedded import template_path
 from dropmill_cli.errors import CommandError
+from dropmill_cli.logs import LogLine
 from dropmill_cli.main import main
 from dropmill_cli.runs import RunDocument, RunLine
 from dropmill_cli.samples import write_digits
@@ -66,8 +74,13 @@ class TestHelp:
         assert result.exit_code == 0
         assert f"dropmill {command or 'demo'}" in result.output
 
+    def test_the_list_of_commands_is_not_cut(self) -> None:
+        _, _, listed = CliRunner().invoke(main, ["--help"]).output.partition("Commands:")
+        assert "logs " in listed
+        assert "..." not in listed
+
     def test_the_commands(self) -> None:
-        assert set(main.commands) == {"up", "demo", "drop", "runs", "show", "rerun", "exec"}
+        assert set(main.commands) == {"up", "demo", "drop", "runs", "show", "logs", "rerun", "exec"}
 
     @pytest.mark.parametrize("line", HELP_EXAMPLES)
     def test_examples_in_help_texts_are_accepted(self, line: str) -> None:
@@ -207,9 +220,14 @@ class TestText:
     def test_durations(self, seconds: float, text: str) -> None:
         assert show.seconds_text(seconds) == text
 
-    @pytest.mark.parametrize(("value", "text"), [(0.95, "0.9500"), (671.839, "671.8390"), (1234567.8, "1.23457e+06")])
-    def test_numbers(self, value: float, text: str) -> None:
-        assert show.number_text(value) == text
+    def test_whole_seconds_have_no_fraction(self) -> None:
+        assert show.seconds_text(12.7, whole=True) == "13 s"
+
+    def test_no_line_ends_in_spaces(self) -> None:
+        file = io.StringIO()
+        show.console(file).print(show.states_table([State("Inspect Drop", NOON, after(1))], None, after(1)))
+        assert "Inspect Drop" in file.getvalue()
+        assert not re.search(r" $", file.getvalue(), re.MULTILINE)
 
     @given(st.text())
     def test_nothing_from_data_can_steer_a_terminal(self, text: str) -> None:
@@ -231,6 +249,79 @@ def document(**more: Any) -> RunDocument:
         "started_at": NOON,
     }
     return RunDocument(**{**known, **more})
+
+
+def lease(**more: Any) -> LeaseRecord:
+    known: dict[str, Any] = {
+        "step": "training",
+        "kind": "training-job",
+        "name": "kmeans-1",
+        "state": "closed",
+        "attempt": 1,
+    }
+    return LeaseRecord(**{**known, **more})
+
+
+class TestLogs:
+    @pytest.fixture(autouse=True)
+    def cloud_watch(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "testing")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+        logs._client.cache_clear()
+        with mock_aws():
+            yield
+        logs._client.cache_clear()
+
+    def write(self, group: str, stream: str, lines: list[tuple[int, str]]) -> None:
+        client = boto3.client("logs")
+        with contextlib.suppress(client.exceptions.ResourceAlreadyExistsException):
+            client.create_log_group(logGroupName=group)
+        client.create_log_stream(logGroupName=group, logStreamName=stream)
+        begin = int(time.time()) * 1000
+        client.put_log_events(
+            logGroupName=group,
+            logStreamName=stream,
+            logEvents=[{"timestamp": begin + at, "message": text} for at, text in lines],
+        )
+
+    def test_the_lines_of_all_instances_in_the_order_of_time_and_of_no_other_job(self) -> None:
+        self.write(TRAINING_LOGS, "kmeans-1/algo-1-5", [(1, "a"), (3, "c")])
+        self.write(TRAINING_LOGS, "kmeans-1/algo-2-5", [(2, "b"), (4, "d")])
+        self.write(TRAINING_LOGS, "kmeans-10/algo-1-5", [(2, "other")])
+        assert [line.text for line in logs.lines_of(lease())] == ["a", "b", "c", "d"]
+        assert [line.text for line in logs.tail_of(lease(), 3)] == ["b", "c", "d"]
+
+    def test_more_lines_than_a_page(self) -> None:
+        self.write(TRAINING_LOGS, "kmeans-1/algo-1-5", [(at, str(at)) for at in range(9000)])
+        client = boto3.client("logs")
+        begin = int(time.time()) * 1000 + 9000
+        client.put_log_events(
+            logGroupName=TRAINING_LOGS,
+            logStreamName="kmeans-1/algo-1-5",
+            logEvents=[{"timestamp": begin + at, "message": str(9000 + at)} for at in range(9000)],
+        )
+        assert [int(line.text) for line in logs.lines_of(lease())] == list(range(18000))
+        assert [int(line.text) for line in logs.tail_of(lease(), 15)] == list(range(17985, 18000))
+
+    def test_an_endpoint_has_a_group_of_its_own(self) -> None:
+        self.write("/aws/sagemaker/Endpoints/kmeans-2", "AllTraffic/i-1", [(1, "ready")])
+        (line,) = logs.lines_of(lease(kind="endpoint", step="endpoint", name="kmeans-2"))
+        assert (line.resource, line.stream, line.text) == ("kmeans-2", "AllTraffic/i-1", "ready")
+
+    @pytest.mark.parametrize("kind", ["training-job", "endpoint", "model"])
+    def test_what_has_no_log(self, kind: str) -> None:
+        assert list(logs.lines_of(lease(kind=kind))) == []
+        assert logs.tail_of(lease(kind=kind), 15) == []
+
+    @pytest.mark.parametrize(
+        ("error", "kind"),
+        [("JobFailed", "training-job"), ("PredictionFailed", "endpoint"), ("InvalidDrop", None), (None, None)],
+    )
+    def test_the_log_that_explains_an_error(self, error: str | None, kind: str | None) -> None:
+        found = logs.failed_lease(error, [lease(), lease(kind="model"), lease(kind="endpoint")])
+        assert (found and found.kind) == kind
 
 
 class TestResults:
@@ -285,11 +376,41 @@ class TestResults:
     def test_a_run_without_a_cause_says_how_it_ended(self) -> None:
         assert "The run was timed out." in printed(show.results(document(status=RunStatus.TIMED_OUT), None))
 
-    def test_the_log_link_is_for_aws_alone(self) -> None:
-        lease = {"step": "training", "kind": "training-job", "name": "kmeans-1", "state": "closed", "attempt": 1}
-        one = RunDocument.model_validate({**document().model_dump(), "leases": [{**lease, "log": "https://logs"}]})
-        assert "https://logs" in printed(show.run_page(one, None))
-        assert "https://logs" not in printed(show.run_page(one, None, logs=False))
+    def test_the_log_link_is_for_aws_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        link = log_link(TRAINING_LOGS, "kmeans-1")
+        cause = f"training job kmeans-1 failed: AlgorithmError: no (see its log: {link})"
+        one = document(status=RunStatus.FAILED, error="JobFailed", cause=cause, leases=[lease(log=link)])
+        assert printed(show.run_page(one, None), width=400).count(link) == 2
+        home = printed(show.run_page(runs.at_home(one, "dropmill logs kmeans-1"), None), width=400)
+        assert "AlgorithmError: no (see its log: dropmill logs kmeans-1)" in home
+        assert "amazon" not in home
+
+    def test_the_log_of_what_failed_is_shown(self) -> None:
+        line = LogLine(resource="kmeans-1", stream="kmeans-1/algo-1", at=NOON, text="k must be \x1bless")
+        text = printed(show.run_page(document(status=RunStatus.FAILED, error="JobFailed"), None, log=[line]))
+        assert "The latest log lines of kmeans-1:\n  k must be \ufffdless" in text
+
+    def test_what_to_know_before_believing_metrics_is_said(self) -> None:
+        metrics = Metrics(task=Task.BINARY, metrics={"accuracy": 1.0}, rows=3, notes=["Only 3 rows were held out."])
+        assert "Note: Only 3 rows were held out." in printed(show.results(document(), metrics))
+
+    def test_an_algorithm_is_not_said_twice(self) -> None:
+        assert "kmeans (" not in printed(show.run_facts(document(algorithm="kmeans")))
+        assert "zeros (linear-learner)" in printed(show.run_facts(document(recipe="zeros", algorithm="linear-learner")))
+
+    def test_times_are_whole_seconds_and_name_their_zone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        try:
+            text = printed(show.run_facts(document(seconds=12.345)))
+            table = printed(show.runs_table([]))
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+        assert "SUCCEEDED after 12 s" in text
+        assert "2026-01-02 21:00:00 JST" in text
+        assert "Started (JST)" in table
 
     def test_the_json_document(self) -> None:
         text = document(metrics={"purity": 0.5}, seconds=3.5, report="/tmp/report.html").model_dump_json()
@@ -365,9 +486,39 @@ class TestDropFile:
             drops.check_file(file, "kmeans")
 
     def test_a_folder_and_a_missing_file(self, tmp_path: Path) -> None:
-        for path in (tmp_path, tmp_path / "none.csv"):
-            with pytest.raises(CommandError, match="there is no file"):
-                drops.check_file(path, "kmeans")
+        with pytest.raises(CommandError, match="is a folder; a drop is one file"):
+            drops.check_file(tmp_path, "kmeans")
+        with pytest.raises(CommandError, match="there is no file"):
+            drops.check_file(tmp_path / "none.csv", "kmeans")
+
+    @pytest.mark.parametrize("name", ["two\nlines.csv", "bell\x07.csv"])
+    def test_a_name_that_breaks_lines_is_refused(self, tmp_path: Path, name: str) -> None:
+        file = tmp_path / name
+        file.touch()
+        with pytest.raises(CommandError, match=r"holds a line break .*; rename it") as raised:
+            drops.check_file(file, "kmeans")
+        assert raised.value.message.isprintable()
+
+    def test_an_output_that_cannot_be_written_is_refused_before_anything_is_sent(self, tmp_path: Path) -> None:
+        (tmp_path / "taken").touch()
+        (tmp_path / "points.csv").touch()
+        to = str(tmp_path / "taken" / "reports")
+        nowhere = ["--endpoint-url", "http://127.0.0.1:9"]
+        for command in (
+            ["drop", str(tmp_path / "points.csv"), "--recipe", "kmeans", "--wait", *nowhere],
+            ["demo", "--dataset", str(tmp_path / "points.csv")],
+            ["rerun", "kmeans-0123456789ab", "--wait", *nowhere],
+        ):
+            result = CliRunner().invoke(main, [*command, "--output", to])
+            assert result.exit_code == 2
+            assert "taken is no folder; choose another --output" in result.output
+
+    def test_an_output_of_somebody_else_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert runs.check_output(tmp_path / "new" / "deep") == tmp_path / "new" / "deep"
+        assert not (tmp_path / "new").exists()
+        monkeypatch.setattr(runs.os, "access", lambda path, _: path != tmp_path)
+        with pytest.raises(CommandError, match="is not yours; choose another --output"):
+            runs.check_output(tmp_path / "new")
 
     def test_the_sample_is_a_csv_of_the_digits(self, tmp_path: Path) -> None:
         lines = write_digits(tmp_path).read_text().splitlines()
@@ -422,6 +573,42 @@ class TestPlace:
         assert result.exit_code == 2
         assert "no cloud at http://127.0.0.1:9; start one with `dropmill up` or name a stack" in result.output
 
+    @pytest.mark.parametrize(
+        ("url", "meant"),
+        [
+            ("garbage", "http://127.0.0.1:4566"),
+            ("127.0.0.1:5000", "http://127.0.0.1:5000"),
+            ("localhost:5000", "http://localhost:5000"),
+            ("http://", "http://127.0.0.1:4566"),
+            ("http://127.0.0.1:port", "http://127.0.0.1:4566"),
+            ("ftp://127.0.0.1", "http://127.0.0.1:4566"),
+            ("http://a b", "http://127.0.0.1:4566"),
+            ("http://[::1", "http://127.0.0.1:4566"),
+        ],
+    )
+    @pytest.mark.parametrize("name", [stack.LOCAL_STACK, "dropmill"])
+    def test_what_is_no_endpoint_is_said_in_one_line(
+        self, monkeypatch: pytest.MonkeyPatch, url: str, meant: str, name: str
+    ) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        result = CliRunner().invoke(main, ["runs", "--stack", name])
+        assert result.exit_code == 2
+        assert result.output == (
+            f"Error: AWS_ENDPOINT_URL is {url!r}, which is no address of a cloud; write it like {meant}\n"
+        )
+
+    @pytest.mark.parametrize("url", ["http://exa_mple..com", "http://-", "http://a%zz:1", "http://" + "a" * 300])
+    def test_an_endpoint_that_botocore_refuses_is_no_traceback(self, url: str) -> None:
+        result = CliRunner().invoke(main, ["runs", "--endpoint-url", url, "--region", "us-east-1"])
+        assert result.exit_code == 2
+        assert isinstance(result.exception, SystemExit)
+
+    def test_a_missing_region_names_both_variables(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_CONFIG_FILE", "none")
+        result = CliRunner().invoke(main, ["runs", "--stack", "dropmill"])
+        assert result.exit_code == 2
+        assert "give one with --region, AWS_REGION or AWS_DEFAULT_REGION" in result.output
+
     def test_an_output_that_is_missing_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stack, "_outputs", lambda _: {"DropBucket": "drops"})
         with pytest.raises(CommandError, match="is not a Dropmill stack: it has no output ArtifactBucket, LedgerTable"):
@@ -435,6 +622,11 @@ class TestErrors:
             (InvalidRecipe("recipe 'x' is empty"), 2, "recipe 'x' is empty"),
             (PermissionError(13, "Permission denied", "points.csv"), 2, "points.csv: Permission denied"),
             (KeyboardInterrupt(), 130, "stopped"),
+            (
+                EndpointConnectionError(endpoint_url="http://127.0.0.1:9/runs"),
+                2,
+                "the cloud at http://127.0.0.1:9 is gone",
+            ),
         ],
     )
     def test_what_a_user_can_mend_is_a_message(
@@ -444,6 +636,7 @@ class TestErrors:
             raise error
 
         monkeypatch.setattr(stack, "connect", fail)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         result = CliRunner().invoke(main, ["runs"])
         assert result.exit_code == code
         assert said in result.output

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from dropmill.contracts import FileFormat, Layout, Task
-from dropmill.decisions import decide_task, planned_hyperparameters, sealed_hyperparameters
+from dropmill.decisions import decide_task, naming_recipe, planned_hyperparameters, sealed_hyperparameters
 from dropmill.errors import InvalidDrop, InvalidRecipe
 from dropmill.recipe import Recipe
 
@@ -56,6 +56,7 @@ def test_kmeans_clusters_with_or_without_labels() -> None:
     ("keys", "values", "labelled", "error", "said"),
     [
         ({}, None, False, InvalidDrop, "needs a label"),
+        ({}, None, False, InvalidDrop, "data.label in the recipe; the columns are a, b, label"),
         ({}, [3.0], True, InvalidDrop, "every row has the label 3"),
         ({"data": {"positive": "7"}}, [0, 1], True, InvalidDrop, "no row has the label 7"),
         ({"hyperparameters": {"predictor_type": "binary_classifier"}}, [0, 1, 2], True, InvalidDrop, "data.positive"),
@@ -75,6 +76,32 @@ def test_labels_that_do_not_suit(
 ) -> None:
     with pytest.raises(error, match=said):
         decide_task(recipe(**keys), layout(values, labelled), "x.csv")
+
+
+def test_a_label_that_is_nearly_there_is_proposed() -> None:
+    def said(columns: list[str]) -> str:
+        found = Layout(format=FileFormat.CSV, columns=columns, feature_columns=[0])
+        with pytest.raises(InvalidDrop) as caught:
+            decide_task(recipe(), found, "x.csv")
+        return str(caught.value)
+
+    assert "did you mean 'Label'? say which" in said(["a", "b", "Label"])
+    assert "did you mean" not in said(["a", "b"])
+    assert said([str(index) for index in range(12)]).endswith("so give an index from 0 to 11")
+    assert said([*"abcdefghijkl"]).endswith("a, b, c, d, e, f, g, h, i, j, ...")
+
+
+def test_a_wrong_recipe_is_named() -> None:
+    with pytest.raises(InvalidRecipe, match=r"^recipe 'digits': it$"), naming_recipe("digits"):
+        raise InvalidRecipe("it")
+
+
+def test_rules_across_hyperparameters_are_told_in_plain_words() -> None:
+    asked = recipe(hyperparameters={"loss": "squared_loss"})
+    with pytest.raises(
+        InvalidRecipe, match=r"^hyperparameters: loss 'squared_loss' can't be used.*softmax_loss, hinge_loss$"
+    ):
+        planned_hyperparameters(asked, layout([0, 1, 2]), Task.MULTICLASS)
 
 
 def test_what_the_data_says_is_filled_in() -> None:

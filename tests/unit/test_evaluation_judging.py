@@ -91,8 +91,8 @@ def test_a_binary_classifiers_mistakes_are_told_apart():
     found = judge(plan(Task.BINARY, [0.0, 1.0, 2.0], positive="2"), pictures(4), labels, answers)
     assert found.names == ["not 2", "2"]
     assert [(gallery.title, gallery.captions) for gallery in found.misread] == [
-        ("2, but missed", ["0.10", "0.20"]),
-        ("Called 2 by mistake", ["0.70"]),
+        ("'2', but missed", ["0.10", "0.20"]),
+        ("Called '2' by mistake", ["0.70"]),
     ]
     assert found.confusion is not None
     assert found.confusion.tolist() == [[0, 1], [2, 1]]

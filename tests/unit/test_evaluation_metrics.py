@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from sklearn import metrics as oracle
 
 from dropmill.evaluation import metrics
-from dropmill.evaluation.names import DIRECTIONS, Direction
+from dropmill.evaluation.names import DIRECTIONS, Direction, metric_text
 
 SIZES = st.integers(1, 60)
 
@@ -31,6 +31,9 @@ def test_binary_metrics_are_those_of_scikit_learn(drawn):
     actual, predicted, scores = drawn
     found = metrics.binary_metrics(actual, predicted, scores[:, 1])
     assert found["accuracy"] == pytest.approx(oracle.accuracy_score(actual, predicted))
+    if not actual.any():
+        assert set(found) == {"accuracy"}
+        return
     for name, score in (
         ("precision", oracle.precision_score),
         ("recall", oracle.recall_score),
@@ -49,11 +52,12 @@ def test_multiclass_metrics_are_those_of_scikit_learn(drawn):
     found = metrics.multiclass_metrics(actual, predicted, 4, scores)
     assert found["accuracy"] == pytest.approx(oracle.accuracy_score(actual, predicted))
     precision, recall, f1, _ = oracle.precision_recall_fscore_support(
-        actual, predicted, average="macro", zero_division=0
+        actual, predicted, labels=sorted(set(actual.tolist())), average="macro", zero_division=0
     )
     assert (found["precision"], found["recall"], found["f1"]) == pytest.approx((precision, recall, f1))
-    if len(set(actual.tolist())) == 4:
-        areas = [oracle.roc_auc_score(actual == index, scores[:, index]) for index in range(4)]
+    present = sorted(set(actual.tolist()))
+    if len(present) > 1:
+        areas = [oracle.roc_auc_score(actual == index, scores[:, index]) for index in present]
         assert found["roc_auc"] == pytest.approx(np.mean(areas))
     else:
         assert "roc_auc" not in found
@@ -108,6 +112,24 @@ def test_rows_without_labels_have_neither_purity_nor_nmi():
 def test_without_predicted_positives_precision_and_f1_are_zero():
     found = metrics.binary_metrics(np.array([0, 1]), np.array([0, 0]))
     assert (found["precision"], found["recall"], found["f1"]) == (0, 0, 0)
+
+
+def test_without_positives_there_is_neither_precision_nor_recall_nor_f1():
+    assert metrics.binary_metrics(np.array([0, 0]), np.array([0, 1]), np.array([0.1, 0.2])) == {"accuracy": 0.5}
+
+
+def test_a_class_without_rows_does_not_count_in_the_means():
+    found = metrics.multiclass_metrics(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 2]), 3)
+    assert found["recall"] == 0.75
+    assert found["precision"] == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.95, "0.9500"), (-1.5, "-1.5000"), (39.249, "39.25"), (671.839, "671.8"), (12345.6, "12,346"), (2e9, "2e+09")],
+)
+def test_values_are_printed_alike_everywhere(value, text):
+    assert metric_text(value) == text
 
 
 def test_a_constant_label_has_no_r2():

@@ -103,3 +103,13 @@ def test_large_images_are_scaled_down_by_means():
 def test_a_black_image_is_no_division_by_zero():
     with Image.open(io.BytesIO(pictures.image(np.zeros(49, dtype=np.float32), 0.0))) as opened:
         assert not np.asarray(opened).any()
+
+
+@pytest.mark.parametrize(("rows", "bars"), [(1, 3), (20, 7), (1000, 21), (100_000, 41)])
+def test_few_rows_make_few_bars(rows, bars):
+    assert pictures._bins(rows) == bars
+
+
+def test_cells_without_rows_are_not_tinted():
+    html = pictures.confusion_picture(np.array([[5, 0], [0, 0]]), ["a", "b"])
+    assert html.count("fill: #0072b2") == 1

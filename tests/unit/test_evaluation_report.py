@@ -1,6 +1,7 @@
 """The page: it needs nothing else, shows what it should, and lets nothing in that came with a drop."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
@@ -19,7 +20,7 @@ from dropmill.contracts import (
     TrainedModel,
 )
 from dropmill.evaluation.judging import Cluster, Gallery, Judged
-from dropmill.evaluation.report import render
+from dropmill.evaluation.report import notes, render
 from dropmill.recipe import Recipe
 
 HOSTILE = "<script>alert('x')</script>\"&.csv"
@@ -127,21 +128,43 @@ def clustered(*, labelled: bool) -> Judged:
 
 def test_the_headline_of_a_binary_classifier_says_what_is_found_in_words():
     page = Page(render(plan(Task.BINARY), dataset(), classified([[80, 2], [1, 17]], ["not 0", "0"])))
-    assert "Finds 96.1% of the rows labelled 0, and is right for 75.0% of those it calls 0" in page.text
-    assert "It misses 1 of 18 such rows and calls 2 others 0 by mistake." in page.text
-    assert "Always answering not 0 would be right for 82.0%." in page.text
+    assert "Finds 96.1% of the rows labelled '0', and is right for 75.0% of those it calls '0'" in page.text
+    assert "It misses 1 of 18 such rows and calls 2 others '0' by mistake." in page.text
+    assert "Always answering 'not 0' would be right for 82.0%." in page.text
 
 
 def test_a_classifier_that_never_finds_anything_is_told_so():
     page = Page(render(plan(Task.BINARY), dataset(), classified([[80, 0], [20, 0]], ["not 0", "0"])))
-    assert "Never answers 0" in page.text
+    assert "Never answers '0'" in page.text
+    assert "never answers '0'; precision is then counted as 0" in page.text
+    assert "Of the rows that are '0', the share that were found." in page.text
+
+
+def test_a_positive_class_without_held_out_rows_is_not_judged():
+    judged = replace(classified([[7, 1], [0, 0]], ["no", "yes"]), metrics={"accuracy": 0.875})
+    html = render(plan(Task.BINARY), dataset(), judged)
+    text = Page(html).text
+    assert "Can't be judged on 'yes': no held-out row has it" in text
+    assert "It calls 1 of 8 held-out rows 'yes' by mistake." in text
+    assert "Finds" not in text
+    assert '<div class="tile"><b>0.8750</b>Accuracy</div>' in html
+    assert re.search(r"yes\s*0\s*–\s*–\s*–", text)
+    (note,) = [note for note in notes(plan(Task.BINARY), dataset(), judged, None) if "class" in note]
+    assert note.startswith("No held-out row is of class 'yes', so the model can't be judged on it.")
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(1, "1 billable second."), (61, "61 billable seconds.")])
+def test_billable_seconds_are_counted_in_words(seconds, said):
+    training = TrainedModel(training_job="j", artifact="s3://a/m", billable_seconds=seconds)
+    judged = classified([[9, 1], [1, 9]], ["a", "b"])
+    assert said in Page(render(plan(Task.BINARY), dataset(), judged, training=training)).text
 
 
 def test_a_multiclass_page_names_the_weakest_class_and_the_commonest_mistake():
     judged = classified([[90, 0, 0], [0, 50, 40], [3, 0, 87]], ["cat", "dog", "owl"])
     page = Page(render(plan(Task.MULTICLASS), dataset(), judged))
     assert "Gets 90.0% of 270 held-out rows right" in page.text
-    assert "weakest of 3 classes is dog" in page.text
+    assert "weakest of 3 classes is 'dog'" in page.text
     assert re.search(r"Share of the class\s*dogowl4044\.4%", page.text)
 
 
@@ -165,6 +188,16 @@ def test_a_regressor_below_the_mean_is_told_so():
     assert "no better than always answering the mean" in Page(render(plan(Task.REGRESSION), dataset(), judged)).text
 
 
+def test_numbers_have_one_format_on_the_page():
+    training = TrainedModel(training_job="j", artifact="s3://a/m", metrics={"rate": 249512.3, "loss": 0.000834})
+    values = np.arange(5.0)
+    judged = Judged(Task.REGRESSION, 5, {"mae": 0.034161, "r2": 0.9}, actual=values, predicted=values)
+    text = Page(render(plan(Task.REGRESSION), dataset(), judged, training=training)).text
+    assert "0.0342 off on average" in text
+    assert "249,512" in text
+    assert "0.000834" in text
+
+
 def test_a_sample_is_said_to_be_one():
     judged = classified([[80, 2], [1, 17]], ["no", "yes"])
     assert "random sample of 100 of 5,000 test rows" in render(plan(Task.BINARY), dataset(), judged, sampled_from=5000)
@@ -176,7 +209,7 @@ def test_few_rows_and_missing_classes_are_noted():
         render(plan(Task.MULTICLASS), dataset(), classified([[5, 0, 0], [0, 4, 0], [0, 0, 0]], ["a", "b", "c"]))
     )
     assert "Only 9 rows were held out" in page.text
-    assert "No held-out row is of class c" in page.text
+    assert "No held-out row is of class 'c'" in page.text
 
 
 def test_the_training_job_and_the_dataset_are_on_the_page():

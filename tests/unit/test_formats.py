@@ -122,6 +122,11 @@ def test_csv_without_names() -> None:
         (b",a,b\n0,1,2\n", True),  # an index without a name
         (b"a,b\nx,1\n", True),
         (b"nan,1\n2,3\n", False),
+        (b"5,NA,1\n1,93,4\n", False),  # a row of data with a missing value
+        (b"5,?,1\n1,93,4\n", False),
+        (b"5,n/a,1\n", False),
+        (b"a,none,1\n1,93,4\n", True),
+        (b"a,b\nNA,null\n1,2\n", True),
     ],
 )
 def test_a_row_of_names_is_recognised(data: bytes, header: bool) -> None:
@@ -130,7 +135,93 @@ def test_a_row_of_names_is_recognised(data: bytes, header: bool) -> None:
 
 def test_a_row_of_names_is_as_the_recipe_says() -> None:
     assert Read(b"0,1\n2,3\n", "d.csv", header="true").features.tolist() == [[2, 3]]
-    assert Read(b"a,5\n2,3\n", "d.csv", header="false").said == [f"d.csv, row 1, column '0': 'a': {TEXT_CELL}"]
+    said = "d.csv, row 1: 'a' looks like a column's name, and data.header is false"
+    assert said in refused(b"a,5\n2,3\n", "d.csv", header="false")
+    assert Read(b"a,5\n2,3\n", "d.csv", header="false", drop_columns=["0"]).features.tolist() == [[5], [3]]
+
+
+@pytest.mark.parametrize(
+    "cell", ["NA", "n/a", "N/A", "null", "NULL", "None", "?", "-", "--", "<NA>", "#N/A", "missing", "."]
+)
+def test_a_missing_value_in_the_first_row_loses_no_row(cell: str) -> None:
+    read = Read(f"5,{cell},1\n1,93,4\n2,5,6\n".encode(), "d.csv")
+    assert read.said == [
+        f"d.csv, row 1, column '1': {cell!r} stands for a missing value: fill it in, or leave the row out"
+    ]
+    assert len(read.features) == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"a;b;c\n1;2;3\n", "separated by ';': save it with commas"),
+        (b"a\tb\n1\tfoo\n", "separated by tabs: save it with commas"),
+        (b"1|2\n3|4\n", "separated by '|'"),
+        (b"a b\n1 2\n", "separated by spaces"),
+        (b"a;b\n1,5;2\n", "separated by ';': save it with commas and with decimal points"),
+    ],
+)
+def test_other_separators_are_named(data: bytes, said: str) -> None:
+    assert said in refused(data, "d.csv")
+
+
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [
+        (b"1, 2, 3\n4, 5, 6\n", 2),
+        (b"a;b,c\n1,2\n", 1),
+        (b'"x;y",1\n"z;w",2\n', 2),
+        (b"a\n1\n", 1),
+        (b"first name,b\n1,2\n", 1),
+    ],
+)
+def test_commas_are_seen_as_such(data: bytes, rows: int) -> None:
+    dropped = ["0"] if b'"' in data else []
+    assert len(Read(data, "d.csv", drop_columns=dropped).features) == rows
+
+
+def test_json_is_named() -> None:
+    for data in (b'[{"a": 1}]', b'\xef\xbb\xbf {"a": 1}\n'):
+        assert "d.json: JSON is not read: use CSV, .npy or .npz" in refused(data, "d.json")
+        assert "JSON is not read" in refused(gzip.compress(data), "d.json.gz")
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["cat", "dog"] * 20, "'cat', 'dog' are not (10 rows or more): number the classes"),
+        (["cat"], "row 2, column 'label': a label must be a number, and 'cat' is not: number the classes"),
+        (["1", "2", "cat"], "'cat' is not: mend these cells or leave the rows out"),
+        (["$12", "13 kg"], "'$12', '13 kg' are not: write plain numbers, without unit or separator"),
+        (list("abcdef"), "'a', 'b', 'c', 'd', 'e', ... are not: number the classes"),
+    ],
+)
+def test_text_labels_are_told_in_one_line(labels: list[str], said: str) -> None:
+    message = refused(("a,label\n" + "".join(f"1,{label}\n" for label in labels)).encode(), "d.csv")
+    assert said in message
+    assert "\n" not in message
+
+
+def test_text_labels_hide_no_other_problem() -> None:
+    message = refused(b"a,label\n1,cat\n1,\n1,dog\n", "d.csv")
+    assert "'cat', 'dog' are not" in message
+    assert "row 3, column 'label': the cell is empty" in message
+
+
+def test_it_is_said_where_checking_stopped() -> None:
+    assert "- checking stopped after 10 problems" in refused(b"a,label\n" + b"1,\n" * 30, "d.csv")
+    assert "stopped" not in refused(b"a,label\n" + b"1,\n" * 9, "d.csv")
+
+
+def test_long_numbers_are_shortened_as_numbers() -> None:
+    read = Read(b"a,b\n1,2\n1,126" + b"0" * 297 + b"\n", "d.csv")
+    assert read.problems[0].value == "1.26e+299"
+
+
+def test_equal_rows_are_counted_once() -> None:
+    read = Read(b"a,label\n" + b"1,2\n" * 5 + b"3,4\n-0,1\n0,1\n", "d.csv", label="label")
+    (block,) = read.blocks
+    assert len(formats.different_rows(block, DataOptions())) == 3
 
 
 def test_csv_as_spreadsheets_write_it() -> None:
@@ -387,13 +478,13 @@ def test_problems_name_row_and_column(gzipped: bool) -> None:
     assert read.said == [
         f"{name}, row 3: the row has 2 cells where the file has 3 columns",
         f"{name}, row 4: the row has 4 cells where the file has 3 columns",
-        f"{name}, row 5, column 'a': 'x': {TEXT_CELL}",
+        f"{name}, row 5, column 'a': 'x' {TEXT_CELL}",
         f"{name}, row 6, column 'b': the cell is empty: fill it in, or leave the row out",
-        f"{name}, row 7, column 'b': 'nan': {NOT_FINITE}",
-        f"{name}, row 8, column 'a': '-inf': {NOT_FINITE}",
-        f"{name}, row 9, column 'b': '1e39': is beyond float32 (at most 3.403e+38 in size): rescale the column",
-        f"{name}, row 10, column 'b': '0x10': {TEXT_CELL}",
-        f"{name}, row 11, column 'b': '1_0': {TEXT_CELL}",
+        f"{name}, row 7, column 'b': 'nan' {NOT_FINITE}",
+        f"{name}, row 8, column 'a': '-inf' {NOT_FINITE}",
+        f"{name}, row 9, column 'b': '1e39' is beyond float32 (at most 3.403e+38 in size): rescale the column",
+        f"{name}, row 10, column 'b': '0x10' {TEXT_CELL}",
+        f"{name}, row 11, column 'b': '1_0' {TEXT_CELL}",
     ]
     assert read.features.tolist() == [[1, 2, 0], [3, 4, 1]]
 
@@ -401,7 +492,7 @@ def test_problems_name_row_and_column(gzipped: bool) -> None:
 def test_rows_are_counted_in_lines_whatever_stands_between(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "_PIECE_BYTES", 7)
     data = b'a,b\n\n1,"2"\r\n\r\n"\n3\n",4\nx,6\n'
-    assert Read(data, "d.csv").said == [f"d.csv, row 8, column 'a': 'x': {TEXT_CELL}"]
+    assert Read(data, "d.csv").said == [f"d.csv, row 8, column 'a': 'x' {TEXT_CELL}"]
 
 
 def test_reading_ends_at_ten_problems() -> None:
@@ -417,11 +508,11 @@ def test_problems_of_arrays_name_the_index() -> None:
     array = np.array([[1, 2], [np.nan, 3], [4, 1e39], [5, 6]])
     read = Read(npy(array), "d.npy")
     assert read.said == [
-        f"d.npy, row 1, column '0': 'nan': {NOT_FINITE}",
-        "d.npy, row 2, column '1': '1e+39': is beyond float32 (at most 3.403e+38 in size): rescale the column",
+        f"d.npy, row 1, column '0': 'nan' {NOT_FINITE}",
+        "d.npy, row 2, column '1': '1e+39' is beyond float32 (at most 3.403e+38 in size): rescale the column",
     ]
     assert read.features.tolist() == [[1, 2], [5, 6]]
-    assert f"d.npz, row 2, column 'label': 'inf': {NOT_FINITE}" in refused(
+    assert f"d.npz, row 2, column 'label': 'inf' {NOT_FINITE}" in refused(
         npz(x=np.ones((3, 1)), y=[1, 2, np.inf]), "d.npz"
     )
 
@@ -436,12 +527,17 @@ def test_problems_of_arrays_name_the_index() -> None:
         (b"1,2\n", {"header": "true"}, "no rows under the header"),
         (b"a,b\nx,y\n", {"header": "true"}, "no column that could be a feature holds a number"),
         (b"a,b\n1,2\n", {"label": "c"}, "no label column 'c'; the columns are a, b"),
+        (
+            b"a,Digit\n1,2\n",
+            {"label": "digit"},
+            "no label column 'digit'; did you mean 'Digit'? the columns are a, Digit",
+        ),
         (b"1,2\n3,4\n", {"label": "2"}, "give an index from 0 to 1"),
         (b"1,2\n3,4\n", {"label": "-1"}, "no label column"),
         (b"a,b\n1,2\n", {"drop_columns": ["c"]}, "no column 'c' to drop"),
         (b"a,b\n1,2\n", {"label": "a", "drop_columns": ["b"]}, "no column is left"),
         (b"a,b,a\n1,2,3\n", {}, "row 1, column 'a': two columns have this name"),
-        (b"a,label\n1,red\n2,blue\n", {}, "row 2, column 'label': 'red': is not a number, and a label must be one"),
+        (b"a,label\n1,red\n2,blue\n", {}, "row 2, column 'label': a label must be a number, and 'red', 'blue' are not"),
         (b"a,label\n1,\n", {}, "row 2, column 'label': the cell is empty"),
         (b"a,label\n1,nan\n", {}, "row 2, column 'label': 'nan'"),
         (b"a,label\n1\n", {}, "row 2: the row has 1 cells"),
@@ -587,7 +683,7 @@ def test_pickles_are_checked_like_other_arrays() -> None:
         pickled(good, good, ([[1.0, 2.0]], [1, 2])), "d.pkl"
     )
     read = Read(pickled(good, good, ([[1.0, np.inf]], [1])), "d.pkl")
-    assert read.said == [f"d.pkl (test rows), row 0, column '1': 'inf': {NOT_FINITE}"]
+    assert read.said == [f"d.pkl (test rows), row 0, column '1': 'inf' {NOT_FINITE}"]
 
 
 # Any bytes

@@ -331,14 +331,261 @@ def test_what_was_taken_away_from_outside_is_told(sagemaker: FakeSageMaker, answ
     assert open_steps() == set()
 
 
-def test_only_one_of_many_announces_and_closes(sagemaker: FakeSageMaker) -> None:
+def test_one_of_many_announces(sagemaker: FakeSageMaker) -> None:
     assert [ledger.close_run(RUN), ledger.close_run(RUN)] == [True, False]
-    assert [ledger.claim_announcement(RUN), ledger.claim_announcement(RUN)] == [True, False]
-    ledger.return_announcement(RUN)
-    assert ledger.claim_announcement(RUN)
+    assert ledger.claim_announcement(RUN, "a", 1000)
+    assert not ledger.claim_announcement(RUN, "b", 1000)
+    assert ledger.claim_announcement(RUN, "a", 1000), "a claim whose answer was lost is still the claimant's"
+    ledger.return_announcement(RUN, "b")
+    assert not ledger.claim_announcement(RUN, "b", 1000)
+    ledger.return_announcement(RUN, "a")
+    assert ledger.claim_announcement(RUN, "b", 1000)
+
+
+def test_who_dies_with_a_claim_leaves_it_to_the_next(sagemaker: FakeSageMaker) -> None:
+    assert ledger.claim_announcement(RUN, "a", 1000)
+    assert not ledger.claim_announcement(RUN, "b", 1000 + ledger.CLAIM_SECONDS)
+    assert ledger.claim_announcement(RUN, "b", 1001 + ledger.CLAIM_SECONDS)
+    ledger.mark_announced(RUN)
+    assert not ledger.claim_announcement(RUN, "c", 10_000)
+
+
+def test_a_run_stays_on_the_list_until_it_is_closed_and_announced(sagemaker: FakeSageMaker) -> None:
+    assert not ledger.settle_run(RUN)
+    ledger.close_run(RUN)
+    assert not ledger.settle_run(RUN)
     assert [run.run_id for run in ledger.open_runs()] == [RUN]
-    ledger.settle_run(RUN)
+    ledger.mark_announced(RUN)
+    assert ledger.settle_run(RUN)
     assert list(ledger.open_runs()) == []
+
+
+def test_a_create_call_that_landed_after_a_time_out_is_adopted(sagemaker: FakeSageMaker) -> None:
+    """The client's own retry meets what its first call made."""
+    name = launch(sagemaker, "training", then=lambda: (_ for _ in ()).throw(client_error("ResourceInUse")))
+    assert lease_of("training").state is LeaseState.CREATED
+    assert sagemaker.created == [("training", name)]
+
+
+def test_a_quota_filled_by_the_first_of_two_calls_is_no_refusal(sagemaker: FakeSageMaker) -> None:
+    def quota() -> None:
+        raise client_error("ResourceLimitExceeded")
+
+    launch(sagemaker, "endpoint", "token-1", quota)
+    assert lease_of("endpoint").state is LeaseState.CREATED
+
+
+def test_a_throttled_create_leaves_the_intent(sagemaker: FakeSageMaker) -> None:
+    def throttle(name: str) -> None:
+        raise client_error("ThrottlingException")
+
+    with pytest.raises(ClientError):
+        leases.launch(RUN, "digits", "endpoint", lifetime_seconds=60, create=throttle, token="token")
+    assert lease_of("endpoint").state is LeaseState.INTENDED
+    assert launch(sagemaker, "endpoint", "token-2").endswith("-1")
+
+
+def dies(name: str) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_launcher_that_goes_on_gets_its_own_time(sagemaker: FakeSageMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        leases.launch(RUN, "digits", "endpoint", lifetime_seconds=3600, create=dies, token="token-1")
+    first = lease_of("endpoint")
+    later = first.proof_after - 5
+    monkeypatch.setattr(leases.time, "time", lambda: float(later))
+
+    def sweep_at_the_first_ones_end(name: str) -> None:
+        look("endpoint", first.proof_after + 1)
+        sagemaker.creator("endpoint")(name)
+
+    leases.launch(RUN, "digits", "endpoint", lifetime_seconds=3600, create=sweep_at_the_first_ones_end, token="token-2")
+    lease = lease_of("endpoint")
+    assert (lease.state, lease.token) == (LeaseState.CREATED, "token-2")
+    assert lease.deadline == later + 3600
+
+
+def test_what_turns_up_after_its_lease_was_closed_is_on_record_until_it_is_gone(sagemaker: FakeSageMaker) -> None:
+    """The worst case: the create call outlives its launcher's time, and SageMaker refuses the delete."""
+    sagemaker.refuse_delete = True
+
+    def closed_too_soon() -> None:
+        look_absent = sagemaker.observed.pop(("endpoint", lease_of("endpoint").name))
+        look("endpoint", lease_of("endpoint").proof_after)
+        assert lease_of("endpoint").state is LeaseState.CLOSED
+        sagemaker.observed["endpoint", lease_of("endpoint").name] = look_absent
+
+    with pytest.raises(StillClosing):
+        launch(sagemaker, "endpoint", "token-1", closed_too_soon)
+    assert lease_of("endpoint").state is LeaseState.CLOSING
+    assert open_steps() == {"endpoint"}
+    sagemaker.refuse_delete = False
+    look("endpoint")
+    assert sagemaker.observed == {}
+    assert (lease_of("endpoint").state, open_steps()) == (LeaseState.CLOSED, set())
+
+
+def test_an_intended_lease_is_not_closed_before_its_launcher_must_be_dead(sagemaker: FakeSageMaker) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        leases.launch(RUN, "digits", "endpoint", lifetime_seconds=3600, create=dies, token="token-1")
+    look("endpoint", lease_of("endpoint").proof_after - 1)
+    assert lease_of("endpoint").state is LeaseState.INTENDED
+    look("endpoint", lease_of("endpoint").proof_after)
+    assert lease_of("endpoint").state is LeaseState.CLOSED
+
+
+def test_two_launchers_at_once_make_one_job(sagemaker: FakeSageMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = ledger.intend
+    second: list[str] = []
+
+    def overtaken(lease: ledger.Lease) -> None:
+        if not second:
+            second.append("")
+            second[0] = launch(sagemaker, "training", "token-1")
+        first(lease)
+
+    monkeypatch.setattr(ledger, "intend", overtaken)
+    name = leases.launch(
+        RUN, "digits", "training", lifetime_seconds=3600, create=sagemaker.creator("training"), token="token-2"
+    )
+    assert second == [name]
+    assert sagemaker.created == [("training", name)]
+
+
+def test_an_older_launchers_token_does_not_replace_a_newer_ones(sagemaker: FakeSageMaker) -> None:
+    def launch_as(retry: int) -> str:
+        return leases.launch(
+            RUN,
+            "digits",
+            "training",
+            lifetime_seconds=3600,
+            create=sagemaker.creator("training"),
+            token=f"token-{retry}",
+            token_order=retry,
+        )
+
+    launch_as(2)
+    with pytest.raises(StillClosing):
+        launch_as(1)
+    assert lease_of("training").token == "token-2"
+    launch_as(3)
+    assert lease_of("training").token == "token-3"
+
+
+def test_a_job_that_ends_before_its_launcher_has_not_failed(
+    sagemaker: FakeSageMaker, answers: Answers, bus: Bus
+) -> None:
+    def end_and_sweep() -> None:
+        sagemaker.observed["training", lease_of("training").name] = trained(lease_of("training").name)
+        look("training")
+
+    name = launch(sagemaker, "training", "token-1", end_and_sweep)
+    assert lease_of("training").state is LeaseState.CLOSED
+    assert [kind for _, kind, _ in answers.sent] == ["success"]
+    assert lease_of("training").name == name
+
+
+def test_a_job_seen_after_its_deadline_counts_as_it_ended(sagemaker: FakeSageMaker, answers: Answers) -> None:
+    name = launch(sagemaker, "training", "token-1")
+    sagemaker.observed["training", name] = trained(name)
+    look("training", time.time() + 10_000)
+    assert [kind for _, kind, _ in answers.sent] == ["success"]
+
+
+def test_an_endpoint_without_capacity_is_made_again_under_a_new_name(
+    sagemaker: FakeSageMaker, answers: Answers
+) -> None:
+    first = launch(sagemaker, "endpoint", "token-1")
+    sagemaker.observed["endpoint", first] = Observed(Presence.SETTLED, error=CapacityError("none free"))
+    look("endpoint")
+    assert answers.sent[0][1] == "CapacityError"
+    assert launch(sagemaker, "endpoint", "token-2").endswith("-2")
+
+
+@pytest.mark.parametrize("outcome", [Outcome.EXPIRED, Outcome.CAPACITY])
+def test_who_dies_before_the_answer_leaves_it_to_the_next(
+    sagemaker: FakeSageMaker, answers: Answers, outcome: Outcome
+) -> None:
+    name = launch(sagemaker, "endpoint", "token-1")
+    sagemaker.observed["endpoint", name] = Observed(Presence.SETTLED, error=CapacityError("none free"))
+    ledger.begin_closing(lease_of("endpoint"), outcome)
+    look("endpoint")
+    expected = "LeaseExpired" if outcome is Outcome.EXPIRED else "CapacityError"
+    assert [kind for _, kind, _ in answers.sent] == [expected]
+    assert open_steps() == set()
+
+
+def test_a_closed_lease_whose_token_was_never_answered_is_answered(sagemaker: FakeSageMaker, answers: Answers) -> None:
+    launch(sagemaker, "endpoint", "token-1")
+    sagemaker.observed.clear()
+    ledger.mark_closed(lease_of("endpoint"), Outcome.RELEASED)
+    assert open_steps() == {"endpoint"}
+    look("endpoint")
+    assert answers.sent[0][1] == "EndpointFailed"
+    assert open_steps() == set()
+
+
+def test_an_answer_that_step_functions_does_not_take_keeps_the_token(
+    sagemaker: FakeSageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Busy:
+        def send_task_success(self, **_: str) -> None:
+            raise client_error("ThrottlingException")
+
+    monkeypatch.setattr(leases.aws, "step_functions", Busy)
+    name = launch(sagemaker, "endpoint", "token-1")
+    sagemaker.observed["endpoint", name] = Observed(Presence.SETTLED, answer=ServedModel(endpoint=name))
+    with pytest.raises(ClientError):
+        look("endpoint")
+    assert lease_of("endpoint").token == "token-1"
+
+
+def test_a_token_that_was_replaced_meanwhile_is_kept(sagemaker: FakeSageMaker) -> None:
+    launch(sagemaker, "training", "token-1")
+    stale = lease_of("training")
+    launch(sagemaker, "training", "token-2")
+    ledger.forget_token(stale)
+    assert lease_of("training").token == "token-2"
+
+
+def test_a_stale_attempt_changes_nothing(sagemaker: FakeSageMaker, answers: Answers) -> None:
+    first = launch(sagemaker, "training", "token-1")
+    stale = lease_of("training")
+    sagemaker.observed["training", first] = Observed(Presence.SETTLED, error=CapacityError("none free"))
+    look("training")
+    launch(sagemaker, "training", "token-2")
+    assert not ledger.mark_closed(stale, Outcome.ENDED)
+    assert not ledger.mark_created(stale)
+    assert not ledger.begin_closing(stale, Outcome.RELEASED)
+    assert (lease_of("training").state, lease_of("training").attempt) == (LeaseState.CREATED, 2)
+
+
+def test_a_run_lets_go_in_the_order_that_sagemaker_asks_for(sagemaker: FakeSageMaker) -> None:
+    for step in ("model", "endpoint-config", "endpoint", "training"):
+        launch(sagemaker, step)
+    assert leases.close_leases(RUN, int(time.time())) == []
+    assert [step for step, _ in sagemaker.ended] == ["training", "endpoint", "endpoint-config", "model"]
+
+
+def test_a_delete_that_is_denied_matters_only_while_the_resource_is_there(
+    sagemaker: FakeSageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = launch(sagemaker, "endpoint")
+    vanish = [True]
+
+    def denied(step: str, name: str) -> None:
+        if vanish[0]:
+            sagemaker.observed.pop((step, name))
+        raise client_error("AccessDeniedException")
+
+    monkeypatch.setattr(sagemaker, "end", denied)
+    assert leases.close_leases(RUN, int(time.time())) == []
+    vanish[0] = False
+    ledger.reopen(lease_of("endpoint"))
+    sagemaker.observed["endpoint", name] = Observed(Presence.SETTLED)
+    with pytest.raises(ClientError):
+        look("endpoint")
 
 
 def test_a_run_is_opened_once_and_listed_newest_first(sagemaker: FakeSageMaker) -> None:

@@ -1,13 +1,14 @@
 """What all readers share: limits, the ways to refuse a drop, and which columns are what."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dropmill.contracts import Problem
-from dropmill.errors import InvalidDrop, several
+from dropmill.contracts import PROBLEMS_MAX, Problem, listed
+from dropmill.errors import InvalidDrop
 from dropmill.recipe import DataOptions
 
 MAX_COLUMNS = 100_000
@@ -15,7 +16,7 @@ MAX_WHOLE_BYTES = 1 << 30
 """The most that is read into memory at once: an array of labels, or an array in Fortran order."""
 MAX_UNPACKED_BYTES = 4 << 30
 """The most that a compressed file, or a member of one, may hold."""
-MAX_PROBLEMS = 10
+MAX_PROBLEMS = PROBLEMS_MAX
 MAX_CLASSES = 1000
 """More distinct labels than this are not classes."""
 BLOCK_BYTES = 16 << 20
@@ -49,7 +50,7 @@ class Problems:
     def raise_any(self) -> None:
         """Raise InvalidDrop if there is any problem."""
         if self.found:
-            raise InvalidDrop(several([str(problem) for problem in self.found]))
+            raise InvalidDrop(listed(self.found))
 
 
 def shortened(text: str) -> str:
@@ -79,7 +80,11 @@ def label_column(file_name: str, columns: Sequence[str], options: DataOptions) -
     if options.label is None:
         return index
     if index is None:
-        refuse(file_name, f"there is no label column {shortened(options.label)!r}; {_what_there_is(columns)}")
+        near = difflib.get_close_matches(options.label.lower(), [name.lower() for name in columns[:1000]], n=1)
+        found = next((name for name in columns if name.lower() in near), None)
+        advice = "" if found is None else f" did you mean {shortened(found)!r}?"
+        there = _what_there_is(columns)
+        refuse(file_name, f"there is no label column {shortened(options.label)!r};{advice} {there}")
     return index
 
 

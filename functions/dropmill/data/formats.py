@@ -48,7 +48,7 @@ from dropmill.data.checks import (
 from dropmill.errors import InvalidDrop
 from dropmill.recipe import DataOptions
 
-__all__ = ["Block", "blocks", "divide", "look", "target_labels"]
+__all__ = ["Block", "blocks", "different_rows", "divide", "look", "target_labels"]
 
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
@@ -59,6 +59,7 @@ _NPY = b"\x93NUMPY"
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _PICKLE = b"\x80"  # the instruction that names the protocol; no text begins with it
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_UTF8_MARK = b"\xef\xbb\xbf"
 _PARTS = (Part.TRAIN, Part.VALIDATION, Part.TEST)  # in the order of the pickle, and of the codes of `split`
 _NAMED = {
     ".npy": FileFormat.NPY,
@@ -139,6 +140,11 @@ def divide(block: Block, options: DataOptions) -> dict[Part, Rows]:
     return {part: _taken(block, rows) for part, rows in divided.items() if len(rows)}
 
 
+def different_rows(block: Block, options: DataOptions) -> set[int]:
+    """The hashes of a block's different rows. Those of equal rows are equal, and so are their parts."""
+    return set(np.unique(split.row_hashes(block.features, block.labels, options.split.seed)).tolist())
+
+
 def _taken(block: Block, rows: NDArray[np.intp]) -> Rows:
     return block.features[rows], None if block.labels is None else block.labels[rows]
 
@@ -207,6 +213,8 @@ def _kind_of(head: bytes, file_name: str, *, gzipped: bool) -> FileFormat:
         kind = FileFormat.PICKLE
     elif head.startswith(_UTF16):
         refuse(file_name, "the text is in UTF-16: save it as UTF-8")
+    elif head.removeprefix(_UTF8_MARK).lstrip().startswith((b"{", b"[")):
+        refuse(file_name, "JSON is not read: use CSV, .npy or .npz")
     elif b"\0" in head or head.startswith(_GZIP):
         refuse(file_name, "an unknown format; use CSV, .npy, .npz or the tutorials' pickle")
     if gzipped and kind in (FileFormat.NPY, FileFormat.NPZ):

@@ -7,15 +7,16 @@ a whole by numpy; only a piece that is not perfectly clean is read again cell by
 import array
 import csv
 import io
+import math
 import re
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dropmill.contracts import FileFormat, Layout
+from dropmill.contracts import PROBLEMS_MAX, FileFormat, Layout, Problem
 from dropmill.data.checks import (
     BEYOND_FLOAT32,
     FLOAT32_MAX,
@@ -39,10 +40,16 @@ _BOM = b"\xef\xbb\xbf"
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NOT_A_NUMBER = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _WHOLE_NUMBER = re.compile(r"[0-9]+")
+_MISSING = re.compile(r"n/?a|<na>|#n/a|null|nil|none|missing|\?+|-+|\.+", re.IGNORECASE)
+"""How a cell without a value is commonly spelled, besides nothing and NaN."""
 
 _TEXT_CELL = "is not a number: mend the cell, or list the column under drop_columns"
-_TEXT_LABEL = "is not a number, and a label must be one: number the classes"
-_MISSING_CELL = "the cell is empty: fill it in, or leave the row out"
+_TEXT_LABEL = "is not a number, and a label must be one"
+_EMPTY_CELL = "the cell is empty: fill it in, or leave the row out"
+_MISSING_VALUE = "stands for a missing value: fill it in, or leave the row out"
+_OTHER_DELIMITERS = {";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
+_QUANTITY = re.compile(r"[^\w]*[0-9]")  # a number with a unit, a currency or separators: 12 kg, $12, 1,200
+_SAMPLE_ROWS = 1000
 
 
 class Readable(Protocol):
@@ -91,7 +98,10 @@ def look(stream: Readable, file_name: str, options: DataOptions, *, gzipped: boo
     rows.close()
     if first is None:
         refuse(file_name, "the file is empty")
-    header = _has_header(first[1], None if second is None else second[1], options.header)
+    _refuse_other_delimiters(file_name, first[1], None if second is None else second[1])
+    header = _has_header(first[1], None if second is None else second[1], options)
+    if options.header == "false":
+        _refuse_names(file_name, first, None if second is None else second[1], options)
     if header and second is None:
         refuse(file_name, "there are no rows under the header")
     columns = _named(file_name, *first) if header else numbered(len(first[1]))
@@ -100,7 +110,7 @@ def look(stream: Readable, file_name: str, options: DataOptions, *, gzipped: boo
     label = label_column(file_name, columns, options)
     features = feature_columns(file_name, columns, label, options)
     line, sample = second if header and second is not None else first
-    if all(index < len(sample) and _is_text(sample[index]) for index in features):
+    if all(index < len(sample) and _is_name(sample[index]) for index in features):
         refuse(file_name, "no column that could be a feature holds a number", row=line)
     layout = Layout(
         format=FileFormat.CSV,
@@ -119,6 +129,8 @@ def look(stream: Readable, file_name: str, options: DataOptions, *, gzipped: boo
             values.add(_labels(piece, label, layout, problems))
     except TooManyProblems:
         pass
+    if any(problem.rule == _TEXT_LABEL for problem in problems.found):
+        problems.found[:] = _text_labels_in_one(problems.found, _label_cells(seen, layout, label, file_name))
     problems.raise_any()
     return layout.model_copy(update={"label_values": values.result()})
 
@@ -190,20 +202,86 @@ def _is_text(cell: str) -> bool:
     return bool(cell) and not _NUMBER.fullmatch(cell) and not _NOT_A_NUMBER.fullmatch(cell)
 
 
-def _has_header(first: list[str], second: list[str] | None, option: str) -> bool:
-    """Whether the first row names the columns, as far as one can tell.
+def _is_name(cell: str) -> bool:
+    return _is_text(cell) and not _MISSING.fullmatch(cell.strip())
 
-    It does if it has a text where the second row has a number (or if there is no second row to say otherwise), and
-    the numbers in it could be names: whole and all different.
+
+def _has_header(first: list[str], second: list[str] | None, options: DataOptions) -> bool:
+    if options.header != "auto":
+        return options.header == "true"
+    return bool(_names(first, second))
+
+
+def _names(first: list[str], second: list[str] | None) -> list[int]:
+    """The cells by which the first row is known to name the columns, as far as one can tell; none if it does not.
+
+    They are texts where the second row has a number or no value (or any, if there is no second row to say otherwise).
+    The spelling of a missing value is no such text, and the numbers in the row could be names: whole and all different.
     """
-    if option != "auto":
-        return option == "true"
-    texts = [index for index, cell in enumerate(first) if _is_text(cell)]
+    texts = [index for index, cell in enumerate(first) if _is_name(cell)]
     if second is not None:
-        texts = [index for index in texts if index >= len(second) or not _is_text(second[index])]
+        texts = [index for index in texts if index >= len(second) or not _is_name(second[index])]
     others = [cell.strip() for cell in first if cell.strip() and not _is_text(cell)]
     could_be_names = len(set(others)) == len(others) and all(_WHOLE_NUMBER.fullmatch(cell) for cell in others)
-    return bool(texts) and could_be_names
+    return texts if could_be_names else []
+
+
+def _refuse_names(file_name: str, first: tuple[int, list[str]], second: list[str] | None, options: DataOptions) -> None:
+    """Refuse a row of names where the recipe says that there is none, but in columns that are dropped."""
+    line, cells = first
+    names = [cells[index].strip() for index in _names(cells, second) if str(index) not in options.drop_columns]
+    if names:
+        rule = (
+            f"{shortened(names[0])!r} looks like a column's name, and data.header is false in the recipe:"
+            " make it true, or leave it out"
+        )
+        refuse(file_name, rule, row=line)
+
+
+def _refuse_other_delimiters(file_name: str, first: list[str], second: list[str] | None) -> None:
+    """Refuse rows that something else than commas divides.
+
+    Each row is taken as a whole: without a comma in either, the same number of other delimiters in both is enough;
+    else a row must be all numbers once it is cut there, their commas being decimal ones.
+    """
+    if all(_NUMBER.fullmatch(cell.strip()) for cell in second or first):
+        return
+    rows = [",".join(row).strip() for row in (first, second) if row is not None]
+    for delimiter, said in _OTHER_DELIMITERS.items():
+        counts = {row.count(delimiter) for row in rows}
+        commas = any("," in row for row in rows)
+        if counts == {0} or (commas and delimiter == " "):
+            continue
+        alone = len(counts) == 1 and not commas and delimiter != " "
+        pieces = [piece.strip().replace(",", ".", 1) for piece in rows[-1].split(delimiter)]
+        if alone or (len(pieces) > 1 and all(_NUMBER.fullmatch(piece) for piece in pieces)):
+            decimal = " and with decimal points" if "," in rows[-1] else ""
+            refuse(file_name, f"the columns seem to be separated by {said}: save it with commas{decimal}")
+
+
+def _label_cells(seen: list[_Piece], layout: Layout, label: int, file_name: str) -> list[str]:
+    """The first labels of the file as they are written."""
+    rows = (row for piece in _data_pieces(iter(seen), header=layout.header) for _, row in piece.rows(file_name))
+    return [row[label].strip() for row in islice(rows, _SAMPLE_ROWS) if label < len(row)]
+
+
+def _text_labels_in_one(found: list[Problem], cells: list[str]) -> list[Problem]:
+    """The same problems, with all that text in place of labels makes up gathered in the first of them."""
+    texts = [problem for problem in found if problem.rule == _TEXT_LABEL]
+    said = list(dict.fromkeys(problem.value or "" for problem in texts))
+    quoted = ", ".join(repr(text) for text in said[:5]) + (", ..." if len(said) > 5 else "")
+    if any(_NUMBER.fullmatch(cell) for cell in cells):
+        advice = "mend these cells or leave the rows out"
+    elif all(_QUANTITY.match(text) for text in said):
+        advice = "write plain numbers, without unit or separator"
+    else:
+        advice = "number the classes"
+    rule = f"a label must be a number, and {quoted} {'is' if len(said) == 1 else 'are'} not"
+    if len(found) >= PROBLEMS_MAX:
+        rule += f" ({len(texts)} rows or more)"
+    gathered = texts[0].model_copy(update={"value": None, "rule": f"{rule}: {advice}"})
+    rest = [problem for problem in found if problem.rule != _TEXT_LABEL]
+    return [gathered, *rest]
 
 
 def _named(file_name: str, line: int, cells: list[str]) -> list[str]:
@@ -277,7 +355,8 @@ def _parse_cells(piece: _Piece, wanted: list[int], layout: Layout, problems: Pro
             if number is None or abs(number) > FLOAT32_MAX:
                 column = shortened(layout.columns[index])
                 rule = _wrong_with(cell, number, label=index == layout.label_column)
-                problems.add(rule, row=line, column=column, value=cell or None)
+                value = f"{number:.6g}" if number is not None and len(cell) > 12 and math.isfinite(number) else cell
+                problems.add(rule, row=line, column=column, value=value or None)
             else:
                 numbers.append(number)
         if len(numbers) == len(wanted):
@@ -289,7 +368,9 @@ def _wrong_with(cell: str, number: float | None, *, label: bool) -> str:
     if number is not None:
         return BEYOND_FLOAT32
     if not cell:
-        return _MISSING_CELL
+        return _EMPTY_CELL
+    if _MISSING.fullmatch(cell):
+        return _MISSING_VALUE
     if _NOT_A_NUMBER.fullmatch(cell):
         return NOT_FINITE
     return _TEXT_LABEL if label else _TEXT_CELL

@@ -239,8 +239,8 @@ class _ClassifierJudge:
         negative, positive = (kept.rows() for kept in self._misread)
         galleries = []
         for title, rows in (
-            (f"{self._names[1]}, but missed", negative),
-            (f"Called {self._names[1]} by mistake", positive),
+            (f"'{self._names[1]}', but missed", negative),
+            (f"Called '{self._names[1]}' by mistake", positive),
         ):
             if rows:
                 captions = [f"{facts[2]:.2f}" if len(facts) > 2 else "" for _, facts in rows]

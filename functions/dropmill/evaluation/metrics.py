@@ -53,16 +53,14 @@ def binary_metrics(actual: Integers, predicted: Integers, scores: Floats | None 
     """accuracy, precision, recall, f1 and, where `scores` are given and both classes occur, roc_auc.
 
     `actual` and `predicted` are (n,) of 0 and 1, 1 being the positive class; `scores` (n,) rise with the chance of 1.
-    Without predicted positives precision is 0; without positives recall is.
+    Without predicted positives precision is 0, by convention. Without positives there is nothing to find: precision,
+    recall and f1 are left out.
     """
     confusion = confusion_matrix(actual, predicted, 2)
     precision, recall, f1 = precision_recall_f1(confusion)
-    found = {
-        "accuracy": accuracy(confusion),
-        "precision": float(precision[1]),
-        "recall": float(recall[1]),
-        "f1": float(f1[1]),
-    }
+    found = {"accuracy": accuracy(confusion)}
+    if confusion[1].any():
+        found |= {"precision": float(precision[1]), "recall": float(recall[1]), "f1": float(f1[1])}
     area = None if scores is None else roc_auc(actual == 1, scores)
     return found if area is None else found | {"roc_auc": area}
 
@@ -72,12 +70,12 @@ def multiclass_metrics(
 ) -> dict[str, float]:
     """accuracy and the unweighted means over classes (macro) of precision, recall, f1 and one-versus-rest roc_auc.
 
-    `actual` and `predicted` are (n,) class indexes; `scores` is (n, classes). Means run over the classes that occur
-    among the actual or the predicted ones, as scikit-learn's do; roc_auc is left out unless every class that is scored
-    occurs and some row is of another class.
+    `actual` and `predicted` are (n,) class indexes; `scores` is (n, classes). Means run over the classes that have
+    rows, of which a class that is never predicted has a precision of 0; roc_auc is left out where all rows are of one
+    class.
     """
     confusion = confusion_matrix(actual, predicted, classes)
-    present = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0
+    present = confusion.sum(axis=1) > 0
     precision, recall, f1 = (values[present] for values in precision_recall_f1(confusion))
     found = {
         "accuracy": accuracy(confusion),
@@ -88,8 +86,8 @@ def multiclass_metrics(
     if scores is not None:
         areas = [roc_auc(actual == index, scores[:, index]) for index in range(classes)]
         known = [area for area in areas if area is not None]
-        if known and len(known) == classes:
-            found["roc_auc"] = sum(known) / classes
+        if known:
+            found["roc_auc"] = sum(known) / len(known)
     return found
 
 

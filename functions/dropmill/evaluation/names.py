@@ -8,6 +8,13 @@ class Direction(StrEnum):
     MINIMIZE = "minimize"
 
 
+def metric_text(value: float) -> str:
+    """A metric's value as every page and table prints it: four decimals below ten, else at least four digits."""
+    if abs(value) < 10:
+        return f"{value:.4f}"
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e6 else f"{value:.3g}"
+
+
 DIRECTIONS = {
     "accuracy": Direction.MAXIMIZE,
     "precision": Direction.MAXIMIZE,

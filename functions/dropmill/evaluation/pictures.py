@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from dropmill.evaluation.metrics import Counts, Floats, precision_recall_f1, roc_curve
@@ -85,6 +86,7 @@ def confusion_picture(confusion: Counts, names: Sequence[str]) -> str:
     colours[diagonal] = matplotlib.colors.to_rgba(_BLUE)
     colours[~diagonal] = matplotlib.colors.to_rgba(_ORANGE)
     colours[..., 3] = np.where(diagonal, 0.08 + 0.92 * shares, 0.85 * shares / worst)
+    colours[confusion == 0, 3] = 0
 
     with matplotlib.rc_context(_STYLE):
         side = min(3.2 + 0.42 * classes, 7.4)
@@ -222,10 +224,16 @@ def regression_picture(actual: Floats, predicted: Floats) -> str:
         against.plot(x, y, "o", markersize=size, alpha=alpha, color=_BLUE, markeredgewidth=0, rasterized=many)
         against.set(title="Predicted against actual", xlabel="actual", ylabel="predicted")
         limit = float(np.quantile(np.abs(errors), 0.995)) or 1.0
-        spread.hist(np.clip(errors, -limit, limit), bins=41, range=(-limit, limit), color=_BLUE)
+        spread.hist(np.clip(errors, -limit, limit), bins=_bins(errors.size), range=(-limit, limit), color=_BLUE)
         spread.axvline(0, color=_INK, alpha=0.45, linewidth=0.8, linestyle="--")
         spread.set(title="Errors", xlabel="predicted minus actual", ylabel="rows")
+        spread.yaxis.set_major_locator(MaxNLocator(integer=True))
         return _svg(figure)
+
+
+def _bins(rows: int) -> int:
+    """Bars for a histogram of so many rows: Rice's rule, odd so that one bar is around zero, at most 41."""
+    return min(math.ceil(2 * math.cbrt(rows)) // 2 * 2 + 1, 41)
 
 
 def image_side(features: int, lowest: float) -> int | None:

@@ -11,7 +11,7 @@ from dropmill.contracts import FileFormat, Part, Plan, SealedDataset, Task, Trai
 from dropmill.evaluation import pictures
 from dropmill.evaluation.judging import IMAGE_CLUSTERS_MAX, MEMBERS_SHOWN, Cluster, Gallery, Judged, class_names
 from dropmill.evaluation.metrics import Counts, precision_recall_f1
-from dropmill.evaluation.names import DIRECTIONS, Direction
+from dropmill.evaluation.names import DIRECTIONS, Direction, metric_text
 
 TABLE_CLASSES_MAX = 40
 _CLASSES_LISTED_MAX = 200
@@ -38,6 +38,9 @@ _HEADLINE_METRICS = {
     Task.REGRESSION: ("r2", "rmse", "mae"),
     Task.CLUSTERING: ("purity", "nmi", "msd"),
 }
+
+_NOTHING = '<td class="n b">–</td>'
+"""The cell of a share that has nothing to be a share of."""
 
 _FORMATS = {FileFormat.CSV: "CSV", FileFormat.NPY: ".npy", FileFormat.NPZ: ".npz", FileFormat.PICKLE: "pickle"}
 
@@ -67,7 +70,7 @@ p { max-width: 46rem; margin: .5rem 0; }
 .tile b { display: block; font-size: 1.75rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
 .note { background: var(--warn); border-left: 3px solid var(--warn-line); padding: .5rem .875rem; margin: .75rem 0;
   max-width: none; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; font-size: .9375rem; font-variant-numeric: tabular-nums; margin: .5rem 0 1rem; }
 caption { text-align: left; padding-bottom: .375rem; }
 th, td { text-align: left; padding: .3rem .875rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -80,6 +83,7 @@ th, td { overflow-wrap: break-word; }
 .matrix .hit { font-weight: 600; }
 .matrix .none { color: var(--soft); }
 .bar { display: inline-block; width: 5rem; height: .5rem; margin-left: .5rem; background: var(--wash); }
+@media (max-width: 40rem) { .bar { display: none; } .b { padding-right: .875rem; } th, td { padding-right: .625rem; } }
 .bar i { display: block; height: 100%; background: var(--accent); print-color-adjust: exact; }
 figure { margin: 1rem 0; }
 .chart svg { max-width: 100%; height: auto; font-family: inherit; }
@@ -92,6 +96,7 @@ figure { margin: 1rem 0; }
 .sheet figcaption { font-size: .75rem; line-height: 1.4; min-height: 1em; max-width: 5.5rem; overflow-wrap: anywhere; }
 .sheet .odd { color: var(--ink); font-weight: 600; }
 .pair { display: flex; flex-wrap: wrap; gap: 0 3rem; }
+.pair > div { min-width: 0; max-width: 100%; }
 summary { cursor: pointer; color: var(--accent); }
 code { font: .875em ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 footer { margin-top: 3rem; color: var(--soft); font-size: .875rem; }
@@ -117,7 +122,7 @@ def render(
             f"<h1>{escape(headline)}</h1>",
             f'<p class="lead">{escape(detail)}</p>' if detail else "",
             _facts(plan, judged),
-            "".join(f'<p class="note">{escape(note)}</p>' for note in _notes(plan, dataset, judged, sampled_from)),
+            "".join(f'<p class="note">{escape(note)}</p>' for note in notes(plan, dataset, judged, sampled_from)),
             _tiles(judged),
             _section("Metrics", _metrics_table(judged)),
             _results(judged),
@@ -141,7 +146,12 @@ def _headline(judged: Judged) -> tuple[str, str]:
     """What the model does, in one sentence for everybody, and a second one for who reads on."""
     found = judged.metrics
     if judged.task is Task.BINARY and judged.confusion is not None:
-        positive = judged.names[1]
+        positive = _quoted(judged.names[1])
+        if not judged.confusion[1].any():
+            return (
+                f"Can't be judged on {positive}: no held-out row has it",
+                f"It calls {judged.confusion[0, 1]:,} of {judged.rows:,} held-out rows {positive} by mistake.",
+            )
         if not judged.confusion[:, 1].any():
             return f"Never answers {positive}", f"{judged.confusion[1].sum():,} of the held-out rows are {positive}."
         return (
@@ -156,11 +166,11 @@ def _headline(judged: Judged) -> tuple[str, str]:
         weakest = int(present[recall[present].argmin()])
         return (
             f"Gets {_percent(found['accuracy'])} of {judged.rows:,} held-out rows right",
-            f"Its weakest of {len(judged.names)} classes is {judged.names[weakest]}, of which it finds "
+            f"Its weakest of {len(judged.names)} classes is {_quoted(judged.names[weakest])}, of which it finds "
             f"{_percent(float(recall[weakest]))}. {_baseline(judged)}",
         )
     if judged.task is Task.REGRESSION:
-        off = f"{_number(found['mae'])} off on average" if "mae" in found else "too far off to say by how much"
+        off = f"{metric_text(found['mae'])} off on average" if "mae" in found else "too far off to say by how much"
         if "r2" not in found:
             return f"Is {off}", "The label does not vary among the held-out rows, so nothing can be explained."
         if found["r2"] <= 0:
@@ -184,7 +194,7 @@ def _baseline(judged: Judged) -> str:
     actual = judged.confusion.sum(axis=1)
     commonest = int(actual.argmax())
     share = float(actual[commonest]) / max(judged.rows, 1)
-    return f"Always answering {judged.names[commonest]} would be right for {_percent(share)}."
+    return f"Always answering {_quoted(judged.names[commonest])} would be right for {_percent(share)}."
 
 
 def _facts(plan: Plan, judged: Judged) -> str:
@@ -199,31 +209,56 @@ def _facts(plan: Plan, judged: Judged) -> str:
     return f'<dl class="facts">{items}</dl>'
 
 
-def _notes(plan: Plan, dataset: SealedDataset, judged: Judged, sampled_from: int | None) -> list[str]:
-    notes = list(judged.notes)
+def notes(plan: Plan, dataset: SealedDataset, judged: Judged, sampled_from: int | None) -> list[str]:
+    """What to know before believing the metrics, a sentence or two each."""
+    found = list(judged.notes)
     if sampled_from is not None:
-        notes.append(
+        found.append(
             f"Judged on a random sample of {judged.rows:,} of {sampled_from:,} test rows (seed "
             f"{plan.recipe.data.split.seed}), because the recipe's evaluation.max_rows is "
             f"{plan.recipe.evaluation.max_rows:,}."
         )
     if judged.rows < _FEW_ROWS:
-        notes.append(f"Only {judged.rows:,} rows were held out, so the metrics are rough.")
+        found.append(f"Only {judged.rows:,} rows were held out, so the metrics are rough.")
     if judged.confusion is not None:
-        missing = [judged.names[index] for index in np.flatnonzero(judged.confusion.sum(axis=1) == 0)]
-        if missing:
-            more = f" and {len(missing) - 10} more" if len(missing) > 10 else ""
-            notes.append(f"No held-out row is of class {', '.join(missing[:10])}{more}, so they are not judged.")
+        found += _class_notes(judged, judged.confusion)
     train, validation = dataset.parts.get(Part.TRAIN), dataset.parts.get(Part.VALIDATION)
     if train is not None and validation is not None and train.rows and not validation.rows:
-        notes.append("There were no validation rows.")
-    return notes
+        found.append("There were no validation rows.")
+    return found
+
+
+def _class_notes(judged: Judged, confusion: Counts) -> list[str]:
+    """Classes that have no held-out rows, and those that the model never answers though they have."""
+    actual, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    found = []
+    missing = np.flatnonzero(actual == 0).tolist()
+    if missing:
+        several = len(missing) > 1
+        found.append(
+            f"No held-out row is of class{'es' if several else ''} {_listed(judged.names, missing)}, so the model "
+            f"can't be judged on {'them' if several else 'it'}. More rows, or a larger data.split.test, would help."
+        )
+    unanswered = np.flatnonzero((actual > 0) & (predicted == 0)).tolist()
+    if unanswered and (judged.task is Task.MULTICLASS or 1 in unanswered):
+        found.append(f"The model never answers {_listed(judged.names, unanswered)}; precision is then counted as 0.")
+    return found
+
+
+def _listed(names: Sequence[str], indexes: Sequence[int]) -> str:
+    more = f" and {len(indexes) - 10} more" if len(indexes) > 10 else ""
+    return ", ".join(_quoted(names[index]) for index in indexes[:10]) + more
+
+
+def _quoted(name: str) -> str:
+    """A class's name in a sentence, where a bare number would read as a count."""
+    return f"'{name}'"
 
 
 def _tiles(judged: Judged) -> str:
-    names = [name for name in _HEADLINE_METRICS[judged.task] if name in judged.metrics]
+    names = [name for name in _HEADLINE_METRICS[judged.task] if name in judged.metrics] or list(judged.metrics)
     tiles = "".join(
-        f'<div class="tile"><b>{_metric(judged.metrics[name])}</b>{escape(_display(name))}</div>' for name in names
+        f'<div class="tile"><b>{metric_text(judged.metrics[name])}</b>{escape(_display(name))}</div>' for name in names
     )
     return f'<div class="tiles">{tiles}</div>'
 
@@ -232,19 +267,32 @@ def _metrics_table(judged: Judged) -> str:
     rows = [
         (
             f"<th scope=row>{escape(_display(name))}</th>"
-            f'<td class="n">{_metric(judged.metrics[name])}</td>'
+            f'<td class="n">{metric_text(judged.metrics[name])}</td>'
             f"<td>{'higher' if DIRECTIONS[name] is Direction.MAXIMIZE else 'lower'}</td>"
-            f"<td>{_MEANINGS[name]}{_interval(name, judged)}</td>"
+            f"<td>{escape(_meaning(name, judged))}{_interval(name, judged)}</td>"
         )
         for name in DIRECTIONS
         if name in judged.metrics
     ]
     macro = (
-        "<p class=soft>Precision, recall, F1 and ROC AUC are means over the classes, each counting the same.</p>"
+        "<p class=soft>Precision, recall, F1 and ROC AUC are means over the classes that have held-out rows, "
+        "each counting the same.</p>"
         if judged.task is Task.MULTICLASS
         else ""
     )
     return _table(("Metric", "Value|n", "Better", "Meaning"), rows) + macro
+
+
+def _meaning(name: str, judged: Judged) -> str:
+    if judged.task is Task.BINARY:
+        positive = _quoted(judged.names[1])
+        of_positive = {
+            "precision": f"Of the rows that were called {positive}, the share that are {positive}.",
+            "recall": f"Of the rows that are {positive}, the share that were found.",
+            "roc_auc": f"The chance that a row that is {positive} is scored above one that is not. 0.5 is guessing.",
+        }
+        return of_positive.get(name, _MEANINGS[name])
+    return _MEANINGS[name]
 
 
 def _interval(name: str, judged: Judged) -> str:
@@ -331,7 +379,8 @@ def _per_class(confusion: Counts, names: Sequence[str]) -> str:
     rows = [
         (
             f"<th scope=row>{escape(names[index])}</th>"
-            f'<td class="n">{actual[index]:,}</td>{_bar(precision[index])}{_bar(recall[index])}{_bar(f1[index])}'
+            f'<td class="n">{actual[index]:,}</td>'
+            + (f"{_bar(precision[index])}{_bar(recall[index])}{_bar(f1[index])}" if actual[index] else _NOTHING * 3)
         )
         for index in listed
     ]
@@ -521,7 +570,7 @@ def _training(plan: Plan, dataset: SealedDataset, training: TrainedModel | None)
     if training is not None:
         job = (
             f"<p>{about}, job <code>{escape(training.training_job)}</code>, "
-            f"{training.billable_seconds:,} billable seconds. "
+            f"{training.billable_seconds:,} billable second{'s' if training.billable_seconds != 1 else ''}. "
             f"The model is <code>{escape(training.artifact)}</code>.</p>"
         )
         metrics = [
@@ -606,12 +655,11 @@ def _label(text: str, names: Sequence[str]) -> str:
     return names[int(value)] if 0 <= value < len(names) else f"{value:g}"
 
 
-def _metric(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 10 else _number(value)
-
-
 def _number(value: float) -> str:
-    return f"{value:,.4g}" if 0.001 <= abs(value) < 1e6 or value == 0 else f"{value:.3g}"
+    """At most four digits, whole numbers in full below a million."""
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.3e}"
 
 
 def _percent(share: float) -> str:

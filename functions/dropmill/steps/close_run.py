@@ -1,16 +1,21 @@
 """close_run: Step Functions says that an execution has ended."""
 
+import json
 import time
 
 from pydantic import BaseModel
 
 from dropmill import ledger
-from dropmill.runs import end_run
+from dropmill.contracts import RunInput
+from dropmill.ledger import Run
+from dropmill.runs import end_run, open_run
 from dropmill.step import about_run, logger, step
 
 
 class ExecutionDetail(BaseModel):
     name: str
+    executionArn: str  # noqa: N815  the event's own name
+    input: str | None = None
 
 
 class ExecutionEvent(BaseModel):
@@ -19,13 +24,28 @@ class ExecutionEvent(BaseModel):
     detail: ExecutionDetail
 
 
+class NotEndedYet(RuntimeError):
+    """DescribeExecution lags behind its own event; Lambda tries again a minute later."""
+
+
 def close_run(event: ExecutionEvent) -> None:
     about_run(event.detail.name)
-    run = ledger.find_run(event.detail.name)
+    run = ledger.find_run(event.detail.name) or _started_by_hand(event.detail)
     if run is None:
         logger.warning("an execution ended that has no run")
         return
-    end_run(run, int(time.time()))
+    if not end_run(run, int(time.time())):
+        raise NotEndedYet(f"Step Functions does not know yet that {run.run_id} has ended")
+
+
+def _started_by_hand(detail: ExecutionDetail) -> Run | None:
+    """An execution whose first state died before it could write the run's row still has its input."""
+    try:
+        run = RunInput.model_validate({**json.loads(detail.input or "{}"), "run_id": detail.name})
+    except ValueError:
+        return None
+    open_run(run, detail.executionArn)
+    return ledger.find_run(detail.name)
 
 
 handler = step(close_run)

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from dropmill import storage
-from dropmill.contracts import ConvertedShard, Part, PartFile, Plan, Problem, ShardInput, ShardReport, Task
+from dropmill.contracts import FEW_ROWS, ConvertedShard, Part, PartFile, Plan, Problem, ShardInput, ShardReport, Task
 from dropmill.data import formats, recordio
 from dropmill.naming import part_file_key, plan_key, shard_report_key, shards_key
 from dropmill.step import step
@@ -39,10 +39,14 @@ def _convert(plan: Plan, number: int, source: BinaryIO, folder: Path) -> ShardRe
     rows: Counter[Part] = Counter()
     counts: dict[Part, Counter[str]] = {part: Counter() for part in Part}
     read = 0
+    few: set[int] | None = set()
     with ExitStack() as stack:
         streams = {part: stack.enter_context((folder / part).open("wb")) for part in Part}
         for block in formats.blocks(source, plan.layout, plan.recipe.data, problems, file_name=plan.drop.file_name):
             read += len(block.features)
+            if few is not None:
+                few |= formats.different_rows(block, plan.recipe.data)
+                few = few if len(few) <= FEW_ROWS else None
             for part, (features, labels) in formats.divide(block, plan.recipe.data).items():
                 targets = None
                 if labels is not None:
@@ -66,6 +70,7 @@ def _convert(plan: Plan, number: int, source: BinaryIO, folder: Path) -> ShardRe
         },
         label_counts={part: dict(counts[part]) for part in Part if counts[part]},
         problems=problems[:10],
+        few_hashes=None if few is None else sorted(few),
     )
 
 

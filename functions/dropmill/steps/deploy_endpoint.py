@@ -8,6 +8,9 @@ from dropmill.requests import endpoint_config_request, endpoint_request
 from dropmill.step import step
 from dropmill.storage import read_document
 
+CONFIG_LIFETIME_SECONDS = 86_400
+"""A configuration costs nothing; its lease has to outlast the endpoint's retries for capacity."""
+
 ENDPOINT_LIFETIME_SECONDS = 2 * 3600
 """Half an hour to come into service, an hour to be evaluated, and a margin."""
 
@@ -18,7 +21,7 @@ def deploy_endpoint(request: DeployInput) -> None:
         request.run_id,
         plan.recipe_name,
         "endpoint-config",
-        lifetime_seconds=ENDPOINT_LIFETIME_SECONDS,
+        lifetime_seconds=CONFIG_LIFETIME_SECONDS,
         create=lambda name: aws.sagemaker().create_endpoint_config(
             **endpoint_config_request(plan, request.model, name)
         ),
@@ -30,6 +33,7 @@ def deploy_endpoint(request: DeployInput) -> None:
         lifetime_seconds=ENDPOINT_LIFETIME_SECONDS,
         create=lambda name: aws.sagemaker().create_endpoint(**endpoint_request(plan, config, name)),
         token=request.task_token,
+        token_order=request.retry_count,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from dropmill import algorithms, aws, naming, storage
 from dropmill.algorithms import InvalidPredictions, Predictions
@@ -22,7 +22,7 @@ from dropmill.contracts import (
     Task,
 )
 from dropmill.data import recordio
-from dropmill.errors import InvalidDrop, PredictionFailed
+from dropmill.errors import PredictionFailed
 from dropmill.evaluation import report
 from dropmill.evaluation.judging import Judged, judge_for
 from dropmill.settings import setting
@@ -59,15 +59,15 @@ def evaluate_model(request: EvaluateInput) -> Evaluation:
     """Judge the model behind an endpoint on the run's held-out rows.
 
     Raises:
-        InvalidDrop: there are no held-out rows.
-        PredictionFailed: the endpoint refused the rows, or answered something else than was asked.
+        PredictionFailed: there are no held-out rows, or the endpoint refused them or answered something else than was
+            asked.
     """
     run = request.run_id
     plan = storage.read_document(Plan, naming.plan_key(run))
     dataset = storage.read_document(SealedDataset, naming.dataset_key(run))
     test = dataset.parts.get(Part.TEST)
     if test is None or not test.rows:
-        raise InvalidDrop(
+        raise PredictionFailed(
             f"{plan.drop.file_name} left no rows for the test part, so the model can't be judged. "
             "Add rows, or raise data.split.test in the recipe."
         )
@@ -80,7 +80,8 @@ def evaluate_model(request: EvaluateInput) -> Evaluation:
 
     sampled_from = test.rows if judged.rows < test.rows else None
     page = report.render(plan, dataset, judged, training=request.training, sampled_from=sampled_from)
-    storage.write_document(naming.metrics_key(run), _metrics(judged, sampled_from))
+    notes = report.notes(plan, dataset, judged, sampled_from)
+    storage.write_document(naming.metrics_key(run), _metrics(judged, sampled_from, notes))
     storage.write_object(naming.report_key(run), page.encode(), "text/html; charset=utf-8")
     return Evaluation(metrics=judged.metrics, report=storage.artifact_uri(naming.report_key(run)), rows=judged.rows)
 
@@ -182,7 +183,11 @@ def _ask(algorithm: str, endpoint: str, features: npt.NDArray[np.float32]) -> Pr
         with answer["Body"] as stream:
             body = stream.read()
     except ClientError as error:
+        if aws.error_code(error) != "ModelError" and aws.service_unavailable(error):
+            raise
         raise PredictionFailed(_refusal(endpoint, error)) from None
+    except HTTPClientError:
+        raise
     except BotoCoreError as error:
         raise PredictionFailed(
             f"The endpoint {endpoint} did not answer ({type(error).__name__}), also when asked again. "
@@ -208,7 +213,7 @@ def _refusal(endpoint: str, error: ClientError) -> str:
     )
 
 
-def _metrics(judged: Judged, sampled_from: int | None) -> Metrics:
+def _metrics(judged: Judged, sampled_from: int | None, notes: list[str]) -> Metrics:
     return Metrics(
         task=judged.task,
         metrics=judged.metrics,
@@ -227,6 +232,7 @@ def _metrics(judged: Judged, sampled_from: int | None) -> Metrics:
             for cluster in judged.clusters
         ]
         or None,
+        notes=notes,
     )
 
 

@@ -10,8 +10,9 @@ from botocore.exceptions import ClientError
 from dropmill import algorithms, aws, storage
 from dropmill.contracts import InspectedDrop, InspectInput, ObjectVersion, Plan, RunInput, Shard
 from dropmill.data import formats
-from dropmill.decisions import decide_task, planned_hyperparameters
+from dropmill.decisions import decide_task, naming_recipe, planned_hyperparameters
 from dropmill.errors import InvalidDrop, InvalidRecipe, RunClosed
+from dropmill.leases import PROVISIONING_SECONDS
 from dropmill.ledger import find_run
 from dropmill.naming import plan_key, recipe_key, shards_key
 from dropmill.recipe import RECIPE_BYTES_MAX, Recipe, built_in_recipe, parse_recipe
@@ -21,6 +22,10 @@ from dropmill.steps.seal_dataset import Shards
 
 DROP_BYTES_MAX = 2 * 1024**3
 """The largest single-file drop: what one Lambda converts within its time and its local disk."""
+
+
+TIMEOUT_MARGIN_SECONDS = 900
+"""How much later than the lease's deadline nobody waits any more: the sweeper tells why before that."""
 
 
 def inspect_drop(request: InspectInput) -> InspectedDrop:
@@ -33,23 +38,28 @@ def inspect_drop(request: InspectInput) -> InspectedDrop:
         storage.download(drop, local)
         with local.open("rb") as source:
             layout = formats.look(source, drop.file_name, recipe.data)
-    task = decide_task(recipe, layout, drop.file_name)
+    with naming_recipe(request.recipe):
+        task = decide_task(recipe, layout, drop.file_name)
+        hyperparameters = planned_hyperparameters(recipe, layout, task)
     plan = Plan(
         run_id=request.run_id,
         recipe_name=request.recipe,
         recipe=recipe,
+        recipe_version=request.recipe_version,
         drop=drop,
         layout=layout,
         task=task,
-        hyperparameters=planned_hyperparameters(recipe, layout, task),
+        hyperparameters=hyperparameters,
         created_at=datetime.now(UTC),
     )
     shards = [Shard(number=0, source=drop)]
     storage.write_document(plan_key(request.run_id), plan)
     storage.write_document(shards_key(request.run_id), Shards(shards))
+    longest = recipe.tuning.max_runtime if recipe.tuning else recipe.training.max_runtime
     return InspectedDrop(
         shards=[shard.number for shard in shards],
         tuned=recipe.tuning is not None,
+        training_timeout=longest + PROVISIONING_SECONDS + TIMEOUT_MARGIN_SECONDS,
         task=task,
         feature_dim=layout.feature_dim,
     )

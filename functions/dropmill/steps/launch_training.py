@@ -2,14 +2,11 @@
 
 from dropmill import aws
 from dropmill.contracts import LaunchInput, Plan, SealedDataset
-from dropmill.leases import launch
+from dropmill.leases import PROVISIONING_SECONDS, launch
 from dropmill.naming import dataset_key, plan_key
 from dropmill.requests import training_request
 from dropmill.step import step
 from dropmill.storage import read_document
-
-PROVISIONING_SECONDS = 3600
-"""What a job may take beyond its own run time: waiting for the instance, downloading, uploading."""
 
 
 def launch_training(request: LaunchInput) -> None:
@@ -22,6 +19,7 @@ def launch_training(request: LaunchInput) -> None:
         lifetime_seconds=plan.recipe.training.max_runtime + PROVISIONING_SECONDS,
         create=lambda name: aws.sagemaker().create_training_job(**training_request(plan, dataset, name)),
         token=request.task_token,
+        token_order=request.retry_count,
     )
 
 

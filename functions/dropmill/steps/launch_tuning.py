@@ -3,11 +3,10 @@
 from dropmill import aws
 from dropmill.contracts import LaunchInput, Plan, SealedDataset
 from dropmill.errors import InvalidRecipe
-from dropmill.leases import launch
+from dropmill.leases import PROVISIONING_SECONDS, launch
 from dropmill.naming import dataset_key, plan_key
 from dropmill.requests import tuning_request
 from dropmill.step import step
-from dropmill.steps.launch_training import PROVISIONING_SECONDS
 from dropmill.storage import read_document
 
 
@@ -26,6 +25,7 @@ def launch_tuning(request: LaunchInput) -> None:
             **tuning_request(plan, tuning, dataset, name)
         ),
         token=request.task_token,
+        token_order=request.retry_count,
     )
 
 

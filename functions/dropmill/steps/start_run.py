@@ -36,7 +36,7 @@ def start_run(event: ObjectCreated) -> None:
     bucket, dropped = event.detail.bucket.name, event.detail.object
     recipe = recipe_of_drop(dropped.key)
     if recipe is None:
-        logger.info("this key starts no run")
+        logger.warning("this key starts no run", key=dropped.key)
         return
     text, version = _recipe_text(bucket, recipe)
     run = RunInput(

@@ -27,12 +27,16 @@ class SweepFailed(RuntimeError):
 def sweep_leases(event: ScheduledEvent) -> None:
     now = int(event.time.timestamp())
     failed = 0
-    leases = sorted(ledger.open_leases(), key=lambda lease: (lease.run_id, CLOSING_ORDER.index(lease.step)))
-    for listed in leases:
-        failed += not _attempt(listed.run_id, partial(_sweep_lease, listed, now))
+    by_run: dict[str, list[Lease]] = {}
+    for lease in ledger.open_leases():
+        by_run.setdefault(lease.run_id, []).append(lease)
+    # The index gives the nearest deadline first, and so the run that holds it.
+    for leases in by_run.values():
+        for lease in sorted(leases, key=lambda lease: CLOSING_ORDER.index(lease.step)):
+            failed += not _attempt(lease.run_id, partial(_sweep_lease, lease, now))
     for run in ledger.open_runs():
         failed += not _attempt(run.run_id, partial(end_run, run, now))
-    metrics.add_metric("OpenLeases", "Count", len(leases))
+    metrics.add_metric("OpenLeases", "Count", sum(map(len, by_run.values())))
     if failed:
         raise SweepFailed(f"{failed} leases or runs could not be looked after; their errors are in the log")
 
