@@ -7,17 +7,32 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self, TypeGuard, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from dropmill import algorithms
+from dropmill.algorithms.hyperparameters import AUTO
 from dropmill.errors import InvalidRecipe, several
 
 RECIPE_NAME = re.compile(r"[a-z0-9](-?[a-z0-9])*")
 RECIPE_NAME_MAX = 40
 RECIPE_BYTES_MAX = 64 * 1024
 
+_SHOWN = 40
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class _Seconds(int):
+    """The seconds of a duration, told from other numbers so that a bound can be said as a duration."""
 
 
 def _seconds(text: Any) -> int:
@@ -26,7 +41,22 @@ def _seconds(text: Any) -> int:
     match = re.fullmatch(r"(\d{1,9})([smhd])", text) if isinstance(text, str) else None
     if match is None and text != "0":
         raise ValueError("a duration is 0 or a whole number with a unit: 90s, 30m, 2h, 1d")
-    return int(match[1]) * _UNITS[match[2]] if match else 0
+    return _Seconds(int(match[1]) * _UNITS[match[2]] if match else 0)
+
+
+def duration_text(seconds: int) -> str:
+    """The duration as it is written in a recipe, in the largest unit of which it holds two or more: `60s`, `28d`."""
+    unit = next((unit for unit in "dhm" if seconds % _UNITS[unit] == 0 and seconds >= 2 * _UNITS[unit]), "s")
+    return f"{seconds // _UNITS[unit]}{unit}"
+
+
+def is_duration(schema: Mapping[str, Any]) -> bool:
+    """Whether pydantic's schema of a field is that of a `Duration`."""
+    return schema.get("function", {}).get("function") is _seconds
+
+
+def _whole(text: Any) -> Any:
+    return int(text) if isinstance(text, str) and re.fullmatch(r"[0-9]{1,9}", text) else text
 
 
 def _finite_number(text: str) -> str:
@@ -39,8 +69,14 @@ def _finite_number(text: str) -> str:
     return text
 
 
-Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=0, description="0 or <integer>{s,m,h,d}")]
-LabelValue = Annotated[str, AfterValidator(_finite_number)]
+DurationText = Annotated[str, Field(pattern=r"^(0|[0-9]{1,9}[smhd])$")] | Literal[0]
+Duration = Annotated[
+    int,
+    BeforeValidator(_seconds, json_schema_input_type=DurationText),
+    Field(description="0 or <integer>{s,m,h,d}"),
+]
+One = Annotated[Literal[1], BeforeValidator(_whole, json_schema_input_type=Literal[1])]
+LabelValue = Annotated[str, AfterValidator(_finite_number), WithJsonSchema({"type": ["number", "string"]})]
 InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$", max_length=40)]
 
 
@@ -75,7 +111,7 @@ class DataOptions(Section):
 
 class TrainingOptions(Section):
     instance_type: InstanceType = "ml.m5.xlarge"
-    instance_count: Literal[1] = 1
+    instance_count: One = 1
     volume_gb: int = Field(default=10, ge=1, le=16_384)
     input_mode: Literal["File"] = "File"
     max_runtime: Duration = Field(default=3600, ge=60, le=28 * 86400)
@@ -236,12 +272,52 @@ def parse_recipe(text: str, name: str) -> Recipe:
     """
     root = _compose(text, name)
     lines = dict(_lines(root, name))
+    document = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  BaseLoader builds text only
+    wrong = list(_wrong_hyperparameters(document, lines))
     try:
-        return Recipe.model_validate(yaml.load(text, Loader=yaml.BaseLoader))  # noqa: S506  BaseLoader builds text only
+        recipe = Recipe.model_validate(document)
     except ValidationError as error:
-        raise InvalidRecipe(
-            f"recipe {name!r} can't be used:\n" + several([_sentence(detail, lines) for detail in error.errors()])
-        ) from None
+        wrong += [_sentence(detail, lines) for detail in error.errors()]
+    if not wrong:
+        return recipe
+    sentences = [f"line {line}: {said}" for line, said in sorted(wrong, key=lambda problem: problem[0])]
+    if len(sentences) == 1:
+        raise InvalidRecipe(f"recipe {name!r}, {sentences[0]}")
+    raise InvalidRecipe(f"recipe {name!r} can't be used:\n{several(sentences)}")
+
+
+_SAID_BY_DATA = {"feature_dim", "num_classes", "predictor_type"}
+"""Hyperparameters that may be left to the data with the word `auto`, whatever the algorithm takes."""
+
+
+def _wrong_hyperparameters(
+    document: Mapping[str, Any], lines: Mapping[tuple[str | int, ...], int]
+) -> Iterator[tuple[int, str]]:
+    """Each hyperparameter that the recipe's algorithm does not know or take, with its line."""
+    algorithm, given = document.get("algorithm"), document.get("hyperparameters")
+    if not isinstance(algorithm, str) or algorithm not in algorithms.ALGORITHMS or not isinstance(given, dict):
+        return
+    table = {row.name: row for row in algorithms.get(algorithm).hyperparameters}
+    for name, text in given.items():
+        line = lines["hyperparameters", name]
+        if name.startswith("_"):
+            yield line, f"hyperparameters.{_cut(name)} is reserved for SageMaker itself; leave it out"
+        elif name not in table:
+            near = difflib.get_close_matches(name[:_SHOWN], table, n=1)
+            known = [row.name for row in table.values() if not row.hidden]
+            shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
+            advice = f"; did you mean {near[0]!r}?" if near else f"; it takes {shown}"
+            yield line, f"unknown hyperparameter {_cut(name)!r} of {algorithm}{advice}"
+        elif isinstance(text, str) and not (text == AUTO and name in _SAID_BY_DATA):
+            try:
+                table[name].parse(text)
+            except algorithms.InvalidHyperparameters:
+                expected = table[name].expected
+                yield line, f"hyperparameters.{name}: {_cut(text)!r} is not a valid value; it takes {expected}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
 def _compose(text: str, name: str) -> yaml.MappingNode:
@@ -283,9 +359,10 @@ def _lines(node: yaml.Node, name: str, path: tuple[str | int, ...] = ()) -> Iter
             yield from _lines(value, name, (*path, index))
 
 
-def _sentence(detail: ErrorDetails, lines: Mapping[tuple[str | int, ...], int]) -> str:
+def _sentence(detail: ErrorDetails, lines: Mapping[tuple[str | int, ...], int]) -> tuple[int, str]:
     path = tuple(detail["loc"])
-    where = path
+    # A rule across fields belongs to the whole recipe; its message begins with the key that it is about.
+    where = path or tuple(_plainly(detail).partition(":")[0].split("."))
     while where not in lines:
         where = where[:-1]
     key = ".".join(str(part) for part in path)
@@ -297,9 +374,46 @@ def _sentence(detail: ErrorDetails, lines: Mapping[tuple[str | int, ...], int]) 
     elif detail["type"] == "missing":
         said = f"{key!r} is missing"
     else:
-        message = detail["msg"].removeprefix("Value error, ")
+        message = _plainly(detail)
         said = f"{key}: {message[0].lower()}{message[1:]}" if key else message
-    return f"line {lines[where]}: {said}"
+    return lines[where], said
+
+
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+_PLAIN = {
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number, and not such a large one",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be a single value, neither a list nor a mapping",
+    "list_type": "must be a list, such as [a, b]",
+    "tuple_type": "must be a list, such as [a, b]",
+    "dict_type": "must be a mapping of keys to values",
+    "model_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping of keys to values",
+}
+
+
+def _plainly(detail: ErrorDetails) -> str:
+    """What is wrong, in the words of somebody who writes recipes."""
+    kind, context = detail["type"], detail.get("ctx", {})
+    bound = next(((word, context[name]) for name, word in _BOUNDS.items() if name in context), None)
+    if bound is not None:
+        word, value = bound
+        return f"must be {word} {duration_text(value) if isinstance(detail['input'], _Seconds) else value}"
+    if kind == "literal_error":
+        expected = str(context["expected"])
+        return f"must be {expected}" if " or " in expected else f"can only be {expected.strip(chr(39))} for now"
+    if kind == "string_pattern_mismatch" and detail["loc"][-1:] == ("instance_type",):
+        return "must be an instance type, such as ml.m5.xlarge"
+    if "max_length" in context:
+        return f"is too long: at most {context['max_length']}"
+    return _PLAIN.get(kind, detail["msg"].removeprefix("Value error, "))
 
 
 def _known_keys(path: tuple[str | int, ...]) -> list[str]:

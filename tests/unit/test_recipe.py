@@ -1,13 +1,8 @@
-import json
-from pathlib import Path
-
 import pytest
 
 from dropmill import algorithms
 from dropmill.errors import InvalidRecipe
-from dropmill.recipe import Recipe, built_in_recipe, parse_recipe
-
-SCHEMA = Path(__file__).parents[2] / "docs" / "recipe.schema.json"
+from dropmill.recipe import Recipe, built_in_recipe, duration_text, parse_recipe
 
 
 def tuned(entry: str, *options: str) -> str:
@@ -122,5 +117,64 @@ def test_nesting_has_an_end() -> None:
     assert "recipe 'digits'" in refusal("algorithm: " + "[" * 5000)
 
 
-def test_the_published_schema_is_the_models() -> None:
-    assert json.loads(SCHEMA.read_text()) == Recipe.model_json_schema()
+def test_hyperparameters_are_checked_with_their_lines() -> None:
+    said = refusal(
+        "algorithm: kmeans\ntraining: {volume_gb: x}\nhyperparameters:\n  kk: 3\n  epochs: lots\n  _x: 1\n  qq: 1\n"
+    )
+    assert said.splitlines()[1:5] == [
+        "- line 2: training.volume_gb: must be a whole number",
+        "- line 4: unknown hyperparameter 'kk' of kmeans; did you mean 'k'?",
+        "- line 5: hyperparameters.epochs: 'lots' is not a valid value; it takes a whole number of at least 1",
+        "- line 6: hyperparameters._x is reserved for SageMaker itself; leave it out",
+    ]
+    assert "- line 7: unknown hyperparameter 'qq' of kmeans; it takes k, feature_dim, epochs," in said
+
+
+def test_one_problem_is_one_line() -> None:
+    said = refusal("algorithm: kmeans\nhyperparameters:\n  kk: 3\n")
+    assert said == "recipe 'digits', line 3: unknown hyperparameter 'kk' of kmeans; did you mean 'k'?"
+
+
+def test_what_the_data_says_may_be_left_to_it() -> None:
+    text = "algorithm: linear-learner\nhyperparameters: {predictor_type: auto, feature_dim: auto, num_classes: auto}"
+    assert parse_recipe(text, "x").hyperparameters["num_classes"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("training: {max_runtime: 5s}", "training.max_runtime: must be at least 60s"),
+        ("training: {max_runtime: 0}", "training.max_runtime: must be at least 60s"),
+        ("training: {max_runtime: 29d}", "training.max_runtime: must be at most 28d"),
+        ("training: {instance_count: 2}", "training.instance_count: can only be 1 for now"),
+        ("training: {input_mode: Pipe}", "training.input_mode: can only be File for now"),
+        ("training: {instance_type: m5}", "training.instance_type: must be an instance type, such as ml.m5.xlarge"),
+        ("training: 3", "training: must be a mapping of keys to values"),
+        ("evaluation: {max_rows: 0}", "evaluation.max_rows: must be at least 1"),
+        ("evaluation: {max_rows: many}", "evaluation.max_rows: must be a whole number"),
+        ("limits: {instance_hours: 0}", "limits.instance_hours: must be more than 0"),
+        ("data: {split: {test: half}}", "data.split.test: must be a number"),
+        ("data: {header: maybe}", "data.header: must be 'auto', 'true' or 'false'"),
+        ("data: {label: [1]}", "data.label: must be a single value, neither a list nor a mapping"),
+        ("data: {drop_columns: a}", "data.drop_columns: must be a list, such as [a, b]"),
+    ],
+)
+def test_wrong_values_are_told_in_plain_words(section: str, said: str) -> None:
+    assert refusal(f"algorithm: kmeans\n{section}").startswith(f"recipe 'digits', line 2: {said}")
+
+
+def test_a_rule_across_keys_is_told_with_the_line_of_its_key() -> None:
+    assert "line 3: training: up to 20 instance-hours" in refusal(
+        "data: {}\nalgorithm: kmeans\ntraining: {max_runtime: 20h}"
+    )
+    assert "line 2: algorithm: 'x' is not" in refusal("data: {}\nalgorithm: x")
+
+
+def test_what_can_only_be_one_value_may_be_said() -> None:
+    recipe = parse_recipe("algorithm: kmeans\ntraining: {instance_count: 1, input_mode: File, max_runtime: 60s}", "x")
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (60, "60s"), (120, "2m"), (3600, "60m"), (28 * 86400, "28d")])
+def test_durations_are_written_as_they_are_read(seconds: int, text: str) -> None:
+    assert duration_text(seconds) == text
