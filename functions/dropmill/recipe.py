@@ -249,8 +249,10 @@ class Recipe(Section):
             for bound in entry.bounds:
                 try:
                     table[name].parse(bound)
-                except algorithms.InvalidHyperparameters as error:
-                    raise ValueError(f"tuning.ranges.{name}: {error}") from None
+                except algorithms.InvalidHyperparameters:
+                    raise ValueError(
+                        f"tuning.ranges.{name}: {bound[:40]!r} is outside what it takes, {table[name].expected}"
+                    ) from None
         return self
 
 
