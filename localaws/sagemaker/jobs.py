@@ -24,7 +24,7 @@ from localaws.sagemaker.errors import (
     ValidationException,
 )
 from localaws.sagemaker.gates import Gates
-from localaws.sagemaker.logs import LogShipper, LogStream
+from localaws.sagemaker.logs import LogShipper, LogStream, Measured
 from localaws.sagemaker.programs import Programs, repository
 from localaws.sagemaker.resources import Document, Resource, Store, arn, now, tag_map
 from localaws.sagemaker.storage import GIB, Clients, download_channel, upload_folder
@@ -79,7 +79,6 @@ class _Run:
     containers: list[Container] = field(default_factory=list)
     thread: threading.Thread | None = None
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
-    points: list[tuple[str, float, float]] = field(default_factory=list)
 
     @property
     def container(self) -> Container | None:
@@ -383,6 +382,7 @@ class TrainingJobs:
                     value = _number(found)
                     if value is not None:
                         run.metrics[name] = (value, now())
+                        self._logs.measure(Measured(job.region, job.name, name, value, now()))
                         run.on_metric(name, value)
 
         started = document["TrainingStartTime"]

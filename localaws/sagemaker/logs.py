@@ -1,6 +1,7 @@
-"""Carries the programs' lines to CloudWatch Logs, in batches, off the threads that read them."""
+"""Carries the programs' lines to CloudWatch Logs and their metrics to CloudWatch, off the threads that read them."""
 
 import contextlib
+import datetime
 import logging
 import queue
 import threading
@@ -14,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from localaws.sagemaker.storage import Clients
 
 if TYPE_CHECKING:
+    from mypy_boto3_cloudwatch.type_defs import MetricDatumTypeDef
     from mypy_boto3_logs.type_defs import InputLogEventTypeDef
 
 _log = logging.getLogger(__name__)
@@ -25,6 +27,9 @@ EVENT_OVERHEAD = 26
 STREAM_BYTES = 64 * 1024**2
 """More than this of one stream isn't kept: the embedded cloud holds its logs in memory."""
 QUEUE_LINES = 50_000
+TRAINING_NAMESPACE = "/aws/sagemaker/TrainingJobs"
+BATCH_METRICS = 500
+"""PutMetricData takes 1,000."""
 _PAUSE = 0.05
 
 
@@ -51,6 +56,17 @@ class LogStream:
         self.shipper.put(self, line)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A value of a metric of a training job, as its log showed it at `moment`, seconds since 1970."""
+
+    region: str
+    job: str
+    name: str
+    value: float
+    moment: float
+
+
 @dataclass
 class _Flush:
     done: threading.Event = field(default_factory=threading.Event)
@@ -62,7 +78,7 @@ class LogShipper:
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
         # Bounded: a program that prints faster than lines can be kept waits, as it would on a full pipe.
-        self._queue: queue.Queue[tuple[LogStream, int, str] | _Flush | None] = queue.Queue(QUEUE_LINES)
+        self._queue: queue.Queue[tuple[LogStream, int, str] | Measured | _Flush | None] = queue.Queue(QUEUE_LINES)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sagemaker logs", daemon=True)
         self._thread.start()
@@ -73,9 +89,16 @@ class LogShipper:
 
     def put(self, stream: LogStream, line: str) -> None:
         """Queue a line; lines that come while everything ends are dropped."""
+        self._put((stream, int(time.time() * 1000), line))
+
+    def measure(self, measured: Measured) -> None:
+        """Queue a value for CloudWatch."""
+        self._put(measured)
+
+    def _put(self, item: tuple[LogStream, int, str] | Measured) -> None:
         while not self._closing.is_set():
             with contextlib.suppress(queue.Full):
-                self._queue.put((stream, int(time.time() * 1000), line), timeout=1)
+                self._queue.put(item, timeout=1)
                 return
 
     def flush(self, timeout: float = 10) -> None:
@@ -103,13 +126,19 @@ class LogShipper:
                 while len(items) < BATCH_EVENTS:
                     items.append(self._queue.get_nowait())
             lines: dict[LogStream, list[InputLogEventTypeDef]] = defaultdict(list)
+            values: dict[str, list[MetricDatumTypeDef]] = defaultdict(list)
             for item in items:
                 if isinstance(item, tuple):
                     stream, moment, line = item
                     lines[stream].append({"timestamp": moment, "message": line})
+                elif isinstance(item, Measured):
+                    values[item.region].append(_datum(item))
             for stream, events in lines.items():
                 if not self._closing.is_set():
                     self._ship(stream, events)
+            for region, data in values.items():
+                if not self._closing.is_set():
+                    self._ship_values(region, data)
             for item in items:
                 if isinstance(item, _Flush):
                     item.done.set()
@@ -135,3 +164,21 @@ class LogShipper:
             client.put_log_events(logGroupName=stream.group, logStreamName=stream.name, logEvents=batch)
         except (BotoCoreError, ClientError) as error:
             _log.warning("lines of %s %s are lost: %s", stream.group, stream.name, error)
+
+    def _ship_values(self, region: str, data: "list[MetricDatumTypeDef]") -> None:
+        try:
+            for start in range(0, len(data), BATCH_METRICS):
+                self._clients.cloudwatch(region).put_metric_data(
+                    Namespace=TRAINING_NAMESPACE, MetricData=data[start : start + BATCH_METRICS]
+                )
+        except (BotoCoreError, ClientError) as error:
+            _log.warning("metrics of training jobs are lost: %s", error)
+
+
+def _datum(measured: Measured) -> "MetricDatumTypeDef":
+    return {
+        "MetricName": measured.name,
+        "Value": measured.value,
+        "Timestamp": datetime.datetime.fromtimestamp(measured.moment, datetime.UTC),
+        "Dimensions": [{"Name": "TrainingJobName", "Value": measured.job}],
+    }

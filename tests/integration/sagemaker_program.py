@@ -46,6 +46,11 @@ def train() -> None:
         print(f"hanging {os.getpid()} {child.pid}", flush=True)
         while True:
             signal.pause()
+    if behave == "second-host-fails":
+        if json.loads((configuration / "resourceconfig.json").read_text())["current_host"] == "algo-2":
+            (ROOT / "output" / "failure").write_text("ClientError: the second host met bad rows")
+            sys.exit(2)
+        signal.pause()
     data = ROOT / "input" / "data"
     seen = {
         "files": {str(path.relative_to(data)): path.read_text() for path in sorted(data.rglob("*")) if path.is_file()},
@@ -54,6 +59,8 @@ def train() -> None:
         "hosts": json.loads((configuration / "resourceconfig.json").read_text()),
         "environment": dict(os.environ),
     }
+    if behave == "tell":
+        print("files", json.dumps(seen["files"]))
     print("#quality_metric: host=algo-1, train msd <loss>=2.5")
     print("#quality_metric: host=algo-1, train msd <loss>=1.25")
     print("#quality_metric: host=algo-1, test msd <loss>=nan")
