@@ -4,31 +4,26 @@ import http.client
 import logging
 import random
 import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from werkzeug.datastructures import Headers
 
-from localaws.sagemaker.container import Container, Host, environment
+from localaws.sagemaker import serving
+from localaws.sagemaker.container import Container, Host
 from localaws.sagemaker.errors import Failure, InvocationError, ResourceLimitExceeded, ValidationException
 from localaws.sagemaker.gates import Gates
 from localaws.sagemaker.logs import LogShipper
-from localaws.sagemaker.programs import Programs, repository
+from localaws.sagemaker.programs import Programs
 from localaws.sagemaker.resources import ACCOUNT, Document, Resource, Store, arn, now, tag_map
-from localaws.sagemaker.storage import Clients, fetch_model
+from localaws.sagemaker.serving import STOP_GRACE, Server, Serving, Unhealthy
+from localaws.sagemaker.storage import Clients
 
 _log = logging.getLogger(__name__)
 
 ENDPOINTS_AT_ONCE = 20
-HEALTH_SECONDS = 240
-"""SageMaker gives a container four minutes to answer /ping."""
-PING_SECONDS = 2
-PING_PAUSE = 0.02
 INVOCATION_SECONDS = 60
-STOP_GRACE = 1.0
 ANSWER_BYTES = 6_291_456
 CONTAINER = "primary"
 _BUSY = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
@@ -49,12 +44,12 @@ class Answer:
 class _Server:
     """One variant's running program."""
 
-    variant: str
+    server: Server
     weight: float
-    port: int
-    container: Container
-    root: Path
-    log_name: str
+
+    @property
+    def container(self) -> Container:
+        return self.server.container
 
 
 @dataclass(eq=False)
@@ -161,11 +156,8 @@ class Endpoints:
         self, store: Store, host: Host, clients: Clients, logs: LogShipper, gates: Gates, programs: Programs
     ) -> None:
         self._store = store
-        self._host = host
-        self._clients = clients
-        self._logs = logs
         self._gates = gates
-        self._programs = programs
+        self._serving = Serving(host, clients, logs, programs)
         self._deployments: dict[str, _Deployment] = {}
         self._closed = False
         self._random = random.Random()  # noqa: S311 - spreads requests over variants
@@ -239,7 +231,7 @@ class Endpoints:
                 raise InvocationError("ValidationError", 400, f"Endpoint {name} of account {ACCOUNT} not found.")
             servers = [*self._deployments[endpoint.arn].servers]
         server = self._choose(servers, headers.get("X-Amzn-SageMaker-Target-Variant"))
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=INVOCATION_SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", server.server.port, timeout=INVOCATION_SECONDS)
         try:
             passed = {key: headers[key] for key in _PASSED_HEADERS if headers.get(key)}
             connection.request("POST", "/invocations", body, passed)
@@ -267,7 +259,7 @@ class Endpoints:
         return Answer(
             said,
             response.getheader("Content-Type") or "application/octet-stream",
-            server.variant,
+            server.server.name,
             response.getheader("X-Amzn-SageMaker-Custom-Attributes"),
         )
 
@@ -293,7 +285,7 @@ class Endpoints:
     def _choose(self, servers: list[_Server], target: str | None) -> _Server:
         if target is not None:
             for server in servers:
-                if server.variant == target:
+                if server.server.name == target:
                     return server
             raise InvocationError("ValidationError", 400, f"Variant {target} not found for this endpoint.")
         weights = [server.weight for server in servers]
@@ -316,7 +308,7 @@ class Endpoints:
             text,
             OriginalStatusCode=status,
             OriginalMessage=said,
-            LogStreamArn=f"arn:aws:logs:{region}:{ACCOUNT}:log-group:{group}:log-stream:{server.log_name}",
+            LogStreamArn=f"arn:aws:logs:{region}:{ACCOUNT}:log-group:{group}:log-stream:{server.server.log_name}",
         )
 
     def _set(self, endpoint: Resource, status: str, **more: Any) -> None:
@@ -344,7 +336,7 @@ class Endpoints:
                 if not deployment.abandoned.is_set():
                     deployment.servers.append(self._start(endpoint, variant, container))
             for server, (variant, _) in zip(deployment.servers, plan, strict=False):
-                self._wait_healthy(deployment, server, variant)
+                self._wait_healthy(deployment, server.server, variant)
             if deployment.abandoned.is_set():
                 return
             self._set(endpoint, "InService", ProductionVariants=[_summary(*one) for one in plan])
@@ -359,49 +351,29 @@ class Endpoints:
         self._set(endpoint, "Failed", FailureReason=reason)
 
     def _start(self, endpoint: Resource, variant: Mapping[str, Any], container: Mapping[str, Any]) -> _Server:
-        """Unpack a variant's model and start its program. One program stands for all of a variant's instances."""
-        image = container["Image"]
-        try:
-            argv = self._programs.command(repository(image), "serve")
-        except LookupError:
-            raise Failure(
-                f"ClientError: Cannot pull the image {image} of the variant {variant['VariantName']}: the embedded "
-                f"SageMaker has no algorithm {repository(image)!r}."
-            ) from None
-        root = self._host.root(endpoint.name)
-        port = 0
-        try:
-            fetch_model(self._clients.s3(endpoint.region), container["ModelDataUrl"], root / "model")
-            port = self._host.take_port()
-            log_name = f"{variant['VariantName']}/i-{port:017x}"
-            stream = self._logs.stream(endpoint.region, f"/aws/sagemaker/Endpoints/{endpoint.name}", log_name)
-            own = {"SAGEMAKER_BIND_TO_PORT": str(port), "AWS_REGION": endpoint.region}
-            env = environment(container.get("Environment", {}), own)
-            try:
-                program = Container(self._host, argv, root, env, stream.write)
-            except OSError as error:
-                raise Failure(f"InternalServerError: {argv[0]} can't be started: {error.strerror}") from error
-        except BaseException:
-            self._host.remove(root)
-            self._host.give_back_port(port)
-            raise
-        return _Server(variant["VariantName"], variant["InitialVariantWeight"], port, program, root, log_name)
+        """Start a variant's program, which stands for all of the variant's instances."""
+        name = variant["VariantName"]
+        server = self._serving.start(
+            name,
+            endpoint.region,
+            container,
+            f"/aws/sagemaker/Endpoints/{endpoint.name}",
+            lambda port: f"{name}/i-{port:017x}",
+            whose=f"the variant {name}",
+            asked={},
+            own={},
+        )
+        return _Server(server, variant["InitialVariantWeight"])
 
-    def _wait_healthy(self, deployment: _Deployment, server: _Server, variant: Mapping[str, Any]) -> None:
-        """Ask for /ping until it answers 200; Failure if the program ends first or takes too long."""
-        limit = variant.get("ContainerStartupHealthCheckTimeoutInSeconds", HEALTH_SECONDS)
-        deadline = time.monotonic() + limit
-        while not _ping(server.port, min(PING_SECONDS, limit)):
-            if deployment.abandoned.is_set():
-                return
-            ended = server.container.ended.wait(PING_PAUSE)
-            if ended or time.monotonic() > deadline:
-                self._logs.flush()
-                how = f" It ended with exit code {server.container.code}." if ended else ""
-                raise Failure(
-                    f"The {CONTAINER} container for production variant {server.variant} did not pass the ping health "
-                    f"check.{how} Please check CloudWatch logs for this endpoint."
-                )
+    def _wait_healthy(self, deployment: _Deployment, server: Server, variant: Mapping[str, Any]) -> None:
+        limit = variant.get("ContainerStartupHealthCheckTimeoutInSeconds", serving.HEALTH_SECONDS)
+        try:
+            self._serving.wait_healthy(server, limit, deployment.abandoned)
+        except Unhealthy as how:
+            raise Failure(
+                f"The {CONTAINER} container for production variant {server.name} did not pass the ping health "
+                f"check.{how} Please check CloudWatch logs for this endpoint."
+            ) from None
 
     def _delete(self, deployment: _Deployment) -> None:
         """End an endpoint's programs and forget it; the body of its thread."""
@@ -414,25 +386,8 @@ class Endpoints:
             self._store.remove(endpoint)
             self._store.announce(endpoint, "Deleted")
 
-    def _end(self, servers: list[_Server]) -> None:
-        """Stop programs, all at once, and wait until they have ended."""
-        for server in servers:
-            server.container.stop(STOP_GRACE)
-        for server in servers:
-            server.container.ended.wait(STOP_GRACE + 5)
-            self._host.give_back_port(server.port)
-            self._host.remove(server.root)
-
-
-def _ping(port: int, timeout: float) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-    try:
-        connection.request("GET", "/ping")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    def _end(self, servers: Iterable[_Server]) -> None:
+        self._serving.end(one.server for one in servers)
 
 
 def _summary(variant: Mapping[str, Any], container: Mapping[str, Any]) -> Document:

@@ -667,7 +667,7 @@ class TestEndpoints:
     def test_a_program_that_never_becomes_healthy_fails(
         self, cloud: Cloud, artifact: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("localaws.sagemaker.endpoints.HEALTH_SECONDS", 0.5)
+        monkeypatch.setattr("localaws.sagemaker.serving.HEALTH_SECONDS", 0.5)
         cloud.endpoint("sick", artifact, BEHAVE="sick")
         event = cloud.events.wait("sick", lambda detail: detail["EndpointStatus"] == "FAILED")
         assert "did not pass the ping health check. Please" in event["detail"]["FailureReason"]
