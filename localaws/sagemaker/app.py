@@ -29,6 +29,7 @@ from localaws.sagemaker.logs import LogShipper
 from localaws.sagemaker.programs import Programs, built_in
 from localaws.sagemaker.resources import Document, Emit, Store, tag_map
 from localaws.sagemaker.storage import Clients
+from localaws.sagemaker.transform import TransformJobs
 from localaws.sagemaker.tuning import TuningJobs
 
 if TYPE_CHECKING:
@@ -77,9 +78,11 @@ class SageMaker:
         parts = (self.store, self._host, self._clients, self._logs, self.gates, programs)
         self._jobs = TrainingJobs(*parts)
         self._tuning = TuningJobs(self.store, self._jobs, programs)
+        self._transforms = TransformJobs(*parts)
         self._models = Models(self.store)
         self._endpoints = Endpoints(*parts)
-        jobs, tuning, models, endpoints = self._jobs, self._tuning, self._models, self._endpoints
+        jobs, tuning, transforms = self._jobs, self._tuning, self._transforms
+        models, endpoints = self._models, self._endpoints
         self.operations: dict[str, Operation] = {
             "CreateTrainingJob": jobs.create,
             "DescribeTrainingJob": jobs.describe,
@@ -91,6 +94,10 @@ class SageMaker:
             "ListTrainingJobsForHyperParameterTuningJob": tuning.list_training_jobs,
             "StopHyperParameterTuningJob": tuning.stop,
             "DeleteHyperParameterTuningJob": tuning.delete,
+            "CreateTransformJob": transforms.create,
+            "DescribeTransformJob": transforms.describe,
+            "ListTransformJobs": transforms.list_jobs,
+            "StopTransformJob": transforms.stop,
             "CreateModel": models.create_model,
             "DescribeModel": lambda region, request: models.describe("model", region, request["ModelName"]),
             "ListModels": lambda region, request: models.list_kind("model", region, request),
@@ -132,6 +139,7 @@ class SageMaker:
     def close(self) -> None:
         """End every job, endpoint, program and thread that was started here; may be called again."""
         self._endpoints.close()
+        self._transforms.close()
         self._tuning.close()
         self._jobs.close()
         self._logs.close()

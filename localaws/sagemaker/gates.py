@@ -4,15 +4,16 @@
         ...create an endpoint...
         gate.reached(timeout=5)   # it is Creating now, and stays so
 
-Points: `training` (a job is InProgress, before its data is fetched), `endpoint` (Creating, before its program starts),
-`endpoint-delete` (Deleting, before its program is ended).
+Points: `training` (a job is InProgress, before its data is fetched), `transform` (the same of a
+transform job), `endpoint` (Creating, before its program starts), `endpoint-update` (Updating, before the new programs
+start), `endpoint-delete` (Deleting, before its program is ended).
 """
 
 import threading
 from collections.abc import Callable
 from types import TracebackType
 
-POINTS = ("training", "endpoint", "endpoint-delete")
+POINTS = ("training", "transform", "endpoint", "endpoint-update", "endpoint-delete")
 
 
 class Gate:

@@ -84,6 +84,9 @@ KINDS: Mapping[str, Kind] = {
         "SageMaker HyperParameter Tuning Job State Change",
         newest_first=False,
     ),
+    "transform-job": Kind(
+        "TransformJob", "TransformJobStatus", "DescribeTransformJob", "SageMaker Transform Job State Change"
+    ),
     "model": Kind("Model"),
     "endpoint-config": Kind("EndpointConfig"),
     "endpoint": Kind("Endpoint", "EndpointStatus", "DescribeEndpoint", "SageMaker Endpoint State Change"),

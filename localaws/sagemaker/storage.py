@@ -114,15 +114,8 @@ def download_channel(
     so. Raises Failure when there is nothing to fetch, too much, or a key that leads out of the folder.
     """
     uri = source["S3Uri"]
+    wanted = find_objects(s3, source)[shard[0] :: shard[1]]
     try:
-        listed = _manifest if source["S3DataType"] == "ManifestFile" else _prefix
-        wanted = list(listed(s3, uri))
-        if not wanted:
-            raise Failure(
-                f'ClientError: Data download failed: No S3 objects found under S3 URL "{uri}" given in input data '
-                "source. Please ensure that the bucket exists and that objects exist under that S3 prefix."
-            )
-        wanted = wanted[shard[0] :: shard[1]]
         total = sum(size for _, _, _, size in wanted)
         if total > room:
             raise Failure(
@@ -144,6 +137,40 @@ def download_channel(
     except OSError as error:
         raise Failure(f"ClientError: Data download failed: {uri}: {error.strerror}: {error.filename}") from error
     return total
+
+
+def find_objects(s3: "S3Client", source: Mapping[str, Any]) -> list[tuple[str, str, str, int]]:
+    """Return (bucket, key, name below the prefix, bytes) of a data source's objects. Raises Failure if it has none."""
+    uri = source["S3Uri"]
+    try:
+        listed = _manifest if source["S3DataType"] == "ManifestFile" else _prefix
+        found = list(listed(s3, uri))
+    except (ClientError, BotoCoreError) as error:
+        raise Failure(f"ClientError: Data download failed: {uri}: {error}") from error
+    if not found:
+        raise Failure(
+            f'ClientError: Data download failed: No S3 objects found under S3 URL "{uri}" given in input data '
+            "source. Please ensure that the bucket exists and that objects exist under that S3 prefix."
+        )
+    return found
+
+
+def fetch_object(s3: "S3Client", bucket: str, key: str, path: Path) -> None:
+    """Fetch one object into a file. Raises Failure."""
+    try:
+        _download(s3, bucket, key, path)
+    except (ClientError, BotoCoreError) as error:
+        raise Failure(f"ClientError: Data download failed: s3://{bucket}/{key}: {error}") from error
+
+
+def put_file(s3: "S3Client", path: Path, uri: str) -> None:
+    """Put a file at an address. Raises Failure."""
+    bucket, key = split_uri(uri)
+    try:
+        with path.open("rb") as file:
+            s3.put_object(Bucket=bucket, Key=key, Body=file)
+    except (ClientError, BotoCoreError) as error:
+        raise Failure(f"ClientError: Upload failed: {uri}: {error}") from error
 
 
 def _prefix(s3: "S3Client", uri: str) -> Iterator[tuple[str, str, str, int]]:

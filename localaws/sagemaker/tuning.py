@@ -134,7 +134,7 @@ class TuningJobs:
             configuration = document["HyperParameterTuningJobConfig"]
             return {**shown, "Strategy": configuration["Strategy"], "ResourceLimits": configuration["ResourceLimits"]}
 
-        found, token = self._store.page(KIND, region, request, summary)
+        found, token = self._store.page(KIND, region, {"SortBy": "Name", **request}, summary)
         return {"HyperParameterTuningJobSummaries": found, **({"NextToken": token} if token else {})}
 
     def list_training_jobs(self, region: str, request: Document) -> Document:

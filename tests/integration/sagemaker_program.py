@@ -68,6 +68,12 @@ def train() -> None:
     (ROOT / "output" / "data" / "extra.txt").write_text("extra")
 
 
+def summed(line: str, content_type: str) -> str:
+    if content_type == "text/csv":
+        return str(sum(int(cell) for cell in line.split(",")))
+    return json.dumps({"sum": sum(json.loads(line)["features"])})
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -85,8 +91,36 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer(503 if os.environ.get("BEHAVE") == "sick" else 200, b"")
 
+    refusals = 0
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        behave, content_type = os.environ.get("BEHAVE"), self.headers.get("Content-Type", "")
+        if behave == "slow":
+            print("asked", flush=True)
+            threading.Event().wait()
+        if behave == "moody" and Handler.refusals < 2:
+            Handler.refusals += 1
+            self.answer(503, b"not now")
+            return
+        if behave in ("echo", "moody", "sum") and b"bad" in body:
+            self.answer(400, b"unable to evaluate payload provided")
+            return
+        if behave in ("echo", "moody"):
+            self.answer(200, body, {"Content-Type": content_type})
+            return
+        if behave == "sum":
+            answers = [summed(line, content_type) for line in body.decode().splitlines()]
+            self.answer(200, "\n".join(answers).encode(), {"Content-Type": content_type})
+            return
+        if behave == "short":
+            self.answer(200, b"1", {"Content-Type": content_type})
+            return
+        if behave == "environment":
+            names = sorted(name for name in os.environ if name.startswith("SAGEMAKER_") or name == "ASKED")
+            chosen = {name: os.environ[name] for name in names if not name.endswith(("_DIR", "_PORT"))}
+            self.answer(200, json.dumps(chosen).encode())
+            return
         if body == b"die":
             os.kill(os.getpid(), signal.SIGKILL)
         if body == b"bad":
