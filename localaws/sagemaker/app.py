@@ -113,6 +113,8 @@ class SageMaker:
             "CreateEndpoint": endpoints.create,
             "DescribeEndpoint": endpoints.describe,
             "ListEndpoints": endpoints.list_endpoints,
+            "UpdateEndpoint": endpoints.update,
+            "UpdateEndpointWeightsAndCapacities": endpoints.update_weights,
             "DeleteEndpoint": endpoints.delete,
             "AddTags": self._add_tags,
             "ListTags": self._list_tags,

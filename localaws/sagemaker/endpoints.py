@@ -27,6 +27,7 @@ INVOCATION_SECONDS = 60
 ANSWER_BYTES = 6_291_456
 CONTAINER = "primary"
 _BUSY = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
+_ANSWERING = ("InService", "Updating", "SystemUpdating", "RollingBack")
 _PASSED_HEADERS = ("Content-Type", "Accept", "X-Amzn-SageMaker-Custom-Attributes", "X-Amzn-SageMaker-Inference-Id")
 
 
@@ -182,7 +183,7 @@ class Endpoints:
             if self._store.find("endpoint", name, region):
                 raise ValidationException(f'Cannot create already existing endpoint "{endpoint.arn}".')
             if (
-                self._store.count("endpoint", ("Creating", "InService", "Deleting")) >= ENDPOINTS_AT_ONCE
+                self._store.count("endpoint", ("Creating", "InService", "Updating", "Deleting")) >= ENDPOINTS_AT_ONCE
                 or self._closed
             ):
                 raise ResourceLimitExceeded(
@@ -222,12 +223,61 @@ class Endpoints:
             deployment.thread.start()
         return {}
 
+    def update(self, region: str, request: Document) -> Document:
+        """UpdateEndpoint: all at once; it returns at once. Raises ValidationException.
+
+        Until the new programs answer, the old ones do; if they never do, the old ones stay.
+        """
+        if "DeploymentConfig" in request or request.get("RetainAllVariantProperties"):
+            raise ValidationException(
+                "DeploymentConfig and RetainAllVariantProperties are not supported by the embedded SageMaker; it "
+                "updates an endpoint all at once, to what the new configuration says."
+            )
+        with self._store.lock:
+            endpoint = self._in_service(region, request["EndpointName"])
+            name = request["EndpointConfigName"]
+            config = self._store.find("endpoint-config", name, region)
+            if config is None:
+                raise _missing("endpoint configuration", arn("endpoint-config", name, region))
+            plan = self._plan(config)
+            self._set(endpoint, "Updating")
+            deployment = self._deployments[endpoint.arn]
+            deployment.thread = threading.Thread(
+                target=self._update,
+                args=(deployment, plan, config.name),
+                name=f"update endpoint {endpoint.name}",
+                daemon=True,
+            )
+            deployment.thread.start()
+        return {"EndpointArn": endpoint.arn}
+
+    def update_weights(self, region: str, request: Document) -> Document:
+        """UpdateEndpointWeightsAndCapacities. Raises ValidationException."""
+        with self._store.lock:
+            endpoint = self._in_service(region, request["EndpointName"])
+            shown = {one["VariantName"]: one for one in endpoint.document["ProductionVariants"]}
+            servers = {one.server.name: one for one in self._deployments[endpoint.arn].servers}
+            for desired in request["DesiredWeightsAndCapacities"]:
+                if desired["VariantName"] not in shown:
+                    raise ValidationException(f"Variant {desired['VariantName']} not found for this endpoint.")
+                if "ServerlessUpdateConfig" in desired:
+                    raise ValidationException("ServerlessUpdateConfig is not supported by the embedded SageMaker.")
+            self._set(endpoint, "Updating")
+            for desired in request["DesiredWeightsAndCapacities"]:
+                variant = shown[desired["VariantName"]]
+                for asked, kind in (("DesiredWeight", "Weight"), ("DesiredInstanceCount", "InstanceCount")):
+                    if asked in desired:
+                        variant.update({f"Desired{kind}": desired[asked], f"Current{kind}": desired[asked]})
+                servers[desired["VariantName"]].weight = variant["CurrentWeight"]
+            self._set(endpoint, "InService")
+        return {"EndpointArn": endpoint.arn}
+
     def invoke(self, region: str, name: str, headers: Headers, body: bytes) -> Answer:
         """InvokeEndpoint. Raises InvocationError: ValidationError, or ModelError with what the model said."""
         with self._store.lock:
             endpoint = self._store.find("endpoint", name, region)
             # Creating an endpoint ignores case; invoking one doesn't.
-            if endpoint is None or endpoint.name != name or endpoint.document["EndpointStatus"] != "InService":
+            if endpoint is None or endpoint.name != name or endpoint.document["EndpointStatus"] not in _ANSWERING:
                 raise InvocationError("ValidationError", 400, f"Endpoint {name} of account {ACCOUNT} not found.")
             servers = [*self._deployments[endpoint.arn].servers]
         server = self._choose(servers, headers.get("X-Amzn-SageMaker-Target-Variant"))
@@ -280,6 +330,16 @@ class Endpoints:
         endpoint = self._store.find("endpoint", name, region)
         if endpoint is None:
             raise _missing("endpoint", arn("endpoint", name, region))
+        return endpoint
+
+    def _in_service(self, region: str, name: str) -> Resource:
+        """Return an endpoint that may be updated. Raises ValidationException."""
+        endpoint = self._find(region, name)
+        status = endpoint.document["EndpointStatus"]
+        if status in _BUSY:
+            raise ValidationException(f'Cannot update in-progress endpoint "{endpoint.arn}".')
+        if status != "InService":
+            raise ValidationException(f'Cannot update endpoint "{endpoint.arn}" in status {status}; delete it.')
         return endpoint
 
     def _choose(self, servers: list[_Server], target: str | None) -> _Server:
@@ -349,6 +409,36 @@ class Endpoints:
         self._end(deployment.servers)
         deployment.servers.clear()
         self._set(endpoint, "Failed", FailureReason=reason)
+
+    def _update(self, deployment: _Deployment, plan: list[tuple[Document, Document]], config: str) -> None:
+        """Put new programs in the place of an endpoint's old ones; the body of its thread."""
+        endpoint = deployment.endpoint
+        fresh: list[_Server] = []
+        try:
+            self._gates.pass_through("endpoint-update", endpoint.name, deployment.abandoned.is_set)
+            for variant, container in plan:
+                if not deployment.abandoned.is_set():
+                    fresh.append(self._start(endpoint, variant, container))
+            for server, (variant, _) in zip(fresh, plan, strict=False):
+                self._wait_healthy(deployment, server.server, variant)
+            if deployment.abandoned.is_set():
+                self._end(fresh)
+                return
+            with self._store.lock:
+                fresh, deployment.servers = deployment.servers, fresh
+                endpoint.document.pop("FailureReason", None)
+                variants = [_summary(*one) for one in plan]
+                self._set(endpoint, "InService", EndpointConfigName=config, ProductionVariants=variants)
+            self._end(fresh)
+            return
+        except Failure as failure:
+            reason = failure.reason
+        except Exception:  # noqa: BLE001 - whatever it is, the endpoint must not stay Updating
+            _log.exception("endpoint %s met a bug of the embedded SageMaker", endpoint.name)
+            reason = "InternalServerError: We encountered an internal error. Please try again."
+        self._set(endpoint, "RollingBack")
+        self._end(fresh)
+        self._set(endpoint, "InService", FailureReason=reason)
 
     def _start(self, endpoint: Resource, variant: Mapping[str, Any], container: Mapping[str, Any]) -> _Server:
         """Start a variant's program, which stands for all of the variant's instances."""

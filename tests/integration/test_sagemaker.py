@@ -726,6 +726,74 @@ class TestEndpoints:
         assert asked(TargetVariant="variant-0") == ("left", "variant-0")
         cloud.delete("both")
 
+    def test_an_endpoint_changes_its_model_while_it_answers(self, cloud: Cloud, artifact: str) -> None:
+        cloud.endpoint("changing", artifact, NAME="old")
+        cloud.in_service("changing")
+        cloud.model("newer", artifact, NAME="new")
+        cloud.config("newer", "newer")
+
+        def asked() -> str:
+            answer = cloud.runtime.invoke_endpoint(EndpointName="changing", Body=b"1")
+            return str(json.load(answer["Body"])["variant"])
+
+        with cloud.sagemaker.gates.hold("endpoint-update") as gate:
+            cloud.api.update_endpoint(EndpointName="changing", EndpointConfigName="newer")
+            assert gate.reached(5, "changing")
+            assert cloud.api.describe_endpoint(EndpointName="changing")["EndpointStatus"] == "Updating"
+            assert asked() == "old"
+            words = "Cannot update in-progress endpoint"
+            assert words in refused(cloud.api.update_endpoint, EndpointName="changing", EndpointConfigName="newer")
+            assert words in refused(cloud.api.delete_endpoint, EndpointName="changing")
+        cloud.events.wait("changing", lambda detail: detail["EndpointConfigName"] == "newer")
+        assert asked() == "new"
+        shown = cloud.api.describe_endpoint(EndpointName="changing")
+        assert (shown["EndpointStatus"], shown["EndpointConfigName"]) == ("InService", "newer")
+
+        cloud.model("worse", artifact, BEHAVE="exit")
+        cloud.config("worse", "worse")
+        cloud.api.update_endpoint(EndpointName="changing", EndpointConfigName="worse")
+        event = cloud.events.wait("changing", lambda detail: "FailureReason" in detail)
+        assert event["detail"]["EndpointStatus"] == "IN_SERVICE"
+        assert "did not pass the ping health check" in event["detail"]["FailureReason"]
+        assert asked() == "new"
+        assert [event["detail"]["EndpointStatus"] for event in cloud.events.of("changing")] == [
+            "CREATING",
+            "IN_SERVICE",
+            "UPDATING",
+            "IN_SERVICE",
+            "UPDATING",
+            "ROLLING_BACK",
+            "IN_SERVICE",
+        ]
+        assert "Could not find" in refused(
+            cloud.api.update_endpoint, EndpointName="changing", EndpointConfigName="never"
+        )
+        cloud.delete("changing")
+
+    def test_weights_change_at_once(self, cloud: Cloud, artifact: str) -> None:
+        cloud.model("heavy", artifact, NAME="heavy")
+        cloud.model("light", artifact, NAME="light")
+        cloud.config("weighed", "heavy", "light", weights=(1, 0))
+        cloud.api.create_endpoint(EndpointName="weighed", EndpointConfigName="weighed")
+        cloud.in_service("weighed")
+        cloud.api.update_endpoint_weights_and_capacities(
+            EndpointName="weighed",
+            DesiredWeightsAndCapacities=[
+                {"VariantName": "variant-0", "DesiredWeight": 0},
+                {"VariantName": "variant-1", "DesiredWeight": 2, "DesiredInstanceCount": 3},
+            ],
+        )
+        answers = [cloud.runtime.invoke_endpoint(EndpointName="weighed", Body=b"1") for _ in range(5)]
+        assert {answer["InvokedProductionVariant"] for answer in answers} == {"variant-1"}
+        shown = cloud.api.describe_endpoint(EndpointName="weighed")["ProductionVariants"]
+        assert [(one["CurrentWeight"], one["CurrentInstanceCount"]) for one in shown] == [(0, 1), (2, 3)]
+        assert "Variant none not found" in refused(
+            cloud.api.update_endpoint_weights_and_capacities,
+            EndpointName="weighed",
+            DesiredWeightsAndCapacities=[{"VariantName": "none", "DesiredWeight": 1}],
+        )
+        cloud.delete("weighed")
+
     def test_many_ask_at_once(self, cloud: Cloud, artifact: str) -> None:
         cloud.endpoint("asked", artifact)
         cloud.in_service("asked")
