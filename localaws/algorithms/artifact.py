@@ -39,10 +39,11 @@ def write(folder: Path, data: bytes, name: str = ARTIFACT) -> None:
 
 
 def write_zip(folder: Path, members: Mapping[str, bytes | str]) -> None:
+    """Write the members without their times: the same model is the same file."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in members.items():
-            archive.writestr(name, data)
+            archive.writestr(zipfile.ZipInfo(name), data)
     write(folder, buffer.getvalue())
 
 
