@@ -43,16 +43,20 @@ def open_run(run: RunInput, arn: str) -> bool:
     )
 
 
-def end_run(run: Run, now: int) -> bool:
-    """Deal with a run whose execution has ended: close, take down, record, announce. False while it goes on.
+def end_run(run: Run, now: int) -> RunStatus | None:
+    """Deal with a run whose execution has ended: close, take down, record, announce.
+
+    Returns the execution's status, RUNNING while it goes on, None while Step Functions does not know of it.
 
     May be called any number of times, by several at once: each part is idempotent, and one conditional write decides
     who announces.
     """
     execution = _execution(run, now)
     if execution is None:
-        return False
+        return None
     status, ended_at, error, cause = execution
+    if status is RunStatus.RUNNING:
+        return status
     ledger.close_run(run.run_id)
     left = close_leases(run.run_id, now)
     record = _record(run, status, ended_at, error, cause)
@@ -68,7 +72,7 @@ def end_run(run: Run, now: int) -> bool:
     _announce(record, now)
     if not left:
         ledger.settle_run(run.run_id)
-    return True
+    return status
 
 
 def _announce(record: RunRecord, now: int) -> None:
@@ -85,7 +89,7 @@ def _announce(record: RunRecord, now: int) -> None:
 
 
 def _execution(run: Run, now: int) -> tuple[RunStatus, datetime, str | None, str | None] | None:
-    """How the execution ended: status, when, error name, cause in plain words; None while it goes on."""
+    """The execution's status, when it ended, its error and the cause in plain words; None if it is not known."""
     try:
         execution = aws.step_functions().describe_execution(executionArn=run.execution_arn)
     except ClientError as error:
@@ -97,7 +101,7 @@ def _execution(run: Run, now: int) -> tuple[RunStatus, datetime, str | None, str
         return RunStatus.FAILED, datetime.fromtimestamp(now, UTC), "NeverStarted", never
     status = RunStatus(execution["status"])
     if status is RunStatus.RUNNING:
-        return None
+        return status, datetime.fromtimestamp(now, UTC), None, None
     error_name = execution.get("error")
     cause = plain_cause(execution.get("cause")) or _WORDS.get(error_name or status)
     return status, execution["stopDate"].astimezone(UTC), error_name, cause

@@ -110,6 +110,17 @@ class Stand(Witness):
         self.settle()
         return event
 
+    def wait_for_history(self, run: str, *types: str) -> dict[str, Any]:
+        """The first history event of one of these types."""
+        arn = self.execution_of(run)
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline:
+            for event in self.client("stepfunctions").get_execution_history(executionArn=arn)["events"]:
+                if event["type"] in types:
+                    return dict(event)
+            time.sleep(0.05)  # Step Functions tells of no such thing by an event
+        raise AssertionError(f"no {' or '.join(types)} in the history of {run}")
+
     def settle(self) -> None:
         """Wait until every event has been delivered and dealt with."""
         deadline = time.monotonic() + TIMEOUT

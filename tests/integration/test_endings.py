@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from localaws.server import CallError
+
 TRAINING_EVENT = "SageMaker Training Job State Change"
 ENDPOINT_EVENT = "SageMaker Endpoint State Change"
 
@@ -145,6 +147,78 @@ def test_a_launcher_that_dies_after_the_create_call_adopts_it(stand: Any, step: 
     assert len(hook.calls) == 1, "the create call was made once, and adopted"
     assert len(stand.jobs(run)) == 1
     assert stand.open_rows(run) == []
+
+
+def test_a_launcher_that_dies_before_the_create_call_is_run_again(stand: Any) -> None:
+    died: list[int] = []
+
+    def die_once(call: Any) -> None:
+        if not died:
+            died.append(stand.cloud.lambdas.kill(stand.function("deploy_endpoint")))
+            raise CallError("ServiceUnavailable", status=503)
+
+    with stand.cloud.hooks.before("sagemaker.CreateEndpoint", die_once):
+        run = stand.run_of(stand.drop())
+        assert stand.wait_for_end(run)["detail"]["status"] == "SUCCEEDED"
+    assert died == [1]
+    assert stand.open_rows(run) == []
+
+
+def test_a_quota_is_waited_for_and_told(stand: Any) -> None:
+    """The workflow waits minutes before it tries again; the run is aborted meanwhile."""
+
+    def refuse(call: Any) -> None:
+        raise CallError("ResourceLimitExceeded", "the account-level service limit is 0 instances")
+
+    with stand.cloud.hooks.before("sagemaker.CreateTrainingJob", refuse) as hook:
+        run = stand.run_of(stand.drop())
+        history = stand.wait_for_history(run, "TaskFailed", "LambdaFunctionFailed", "TaskSubmitFailed")
+        stand.client("stepfunctions").stop_execution(executionArn=stand.execution_of(run))
+        stand.wait_for_end(run)
+    assert "CapacityError" in json.dumps(history, default=str)
+    assert "raise the quota" in json.dumps(history, default=str)
+    assert len(hook.calls) == 1
+    assert stand.open_rows(run) == []
+
+
+def test_a_notification_that_could_not_be_sent_is_sent_later(stand: Any) -> None:
+    def refuse(call: Any) -> None:
+        raise CallError("InternalError", status=400)
+
+    with stand.cloud.hooks.before("sns.Publish", refuse) as hook:
+        run = stand.run_of(stand.drop())
+        stand.wait_for_end(run)
+        assert len(hook.calls) == 3, "Lambda tries an event three times"
+        assert stand.notifications(run) == []
+        assert stand.open_rows(run) == ["META"]
+    stand.sweep()
+    assert len(stand.notifications(run)) == 1
+    assert stand.open_rows(run) == []
+
+
+def test_an_execution_started_by_hand_that_never_came_to_write_its_row(stand: Any) -> None:
+    run = "linear-learner-by-hand"
+    drop = {"bucket": stand.drop_bucket, "key": "drops/linear-learner/by-hand.csv", "version_id": None, "size": 1}
+
+    def refuse(call: Any) -> None:
+        raise CallError("ValidationException")
+
+    with stand.cloud.hooks.before("dynamodb.PutItem", refuse):
+        stand.client("stepfunctions").start_execution(
+            stateMachineArn=stand.stack.outputs["TrainStateMachineArn"],
+            name=run,
+            input=json.dumps({"recipe": "linear-learner", "recipe_version": None, "drop": drop}),
+        )
+        stand.wait_for(
+            lambda event: (
+                event["source"] == "aws.states"
+                and event["detail"]["status"] == "FAILED"
+                and event["detail"]["name"] == run
+            )
+        )
+    stand.settle()
+    assert stand.record(run)["status"] == "FAILED"
+    assert len(stand.notifications(run)) == 1
 
 
 def test_an_execution_that_runs_out_of_time(stand: Any) -> None:

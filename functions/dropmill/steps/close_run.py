@@ -6,7 +6,7 @@ import time
 from pydantic import BaseModel
 
 from dropmill import ledger
-from dropmill.contracts import RunInput
+from dropmill.contracts import RunInput, RunStatus
 from dropmill.ledger import Run
 from dropmill.runs import end_run, open_run
 from dropmill.step import about_run, logger, step
@@ -34,7 +34,7 @@ def close_run(event: ExecutionEvent) -> None:
     if run is None:
         logger.warning("an execution ended that has no run")
         return
-    if not end_run(run, int(time.time())):
+    if end_run(run, int(time.time())) is RunStatus.RUNNING:
         raise NotEndedYet(f"Step Functions does not know yet that {run.run_id} has ended")
 
 
