@@ -88,6 +88,7 @@ class SageMaker:
             "DescribeTrainingJob": jobs.describe,
             "ListTrainingJobs": jobs.list_jobs,
             "StopTrainingJob": jobs.stop,
+            "DeleteTrainingJob": jobs.delete,
             "CreateHyperParameterTuningJob": tuning.create,
             "DescribeHyperParameterTuningJob": tuning.describe,
             "ListHyperParameterTuningJobs": tuning.list_jobs,

@@ -179,6 +179,16 @@ class TrainingJobs:
         self.interrupt(job)
         return {}
 
+    def delete(self, region: str, request: Document) -> Document:
+        """DeleteTrainingJob. Raises ValidationException for a job that doesn't exist or hasn't ended."""
+        job = self._find(region, request)
+        with self._store.lock:
+            status = job.document["TrainingJobStatus"]
+            if status in ("InProgress", "Stopping"):
+                raise ValidationException(f"A training job in status {status} can't be deleted; stop it first.")
+            self._store.remove(job)
+        return {}
+
     def interrupt(self, job: Resource) -> None:
         """Stop a job if it hasn't ended; returns at once."""
         with self._store.lock:

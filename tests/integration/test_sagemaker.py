@@ -497,6 +497,14 @@ class TestTraining:
             assert refused(call, TrainingJobName="never-made") == "Requested resource not found."
         cloud.ended("twice")
 
+    def test_a_job_that_has_ended_can_be_deleted(self, cloud: Cloud) -> None:
+        with cloud.sagemaker.gates.hold("training"):
+            cloud.train("deleted")
+            assert "can't be deleted" in refused(cloud.api.delete_training_job, TrainingJobName="deleted")
+        cloud.ended("deleted")
+        cloud.api.delete_training_job(TrainingJobName="deleted")
+        refused(cloud.api.describe_training_job, TrainingJobName="deleted")
+
     def test_no_more_jobs_run_than_the_limit(self, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("localaws.sagemaker.jobs.JOBS_AT_ONCE", 1)
         with cloud.sagemaker.gates.hold("training"):
