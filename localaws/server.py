@@ -234,7 +234,10 @@ def _answer_json(start_response: StartResponse, status: int, code: str, message:
 
 
 class _Body:
-    """A request's body, which ends where its Content-Length says, so that the next request can follow it."""
+    """A request's body, which ends where its Content-Length says, so that the next request can follow it.
+
+    Raises ConnectionError where the client went away before it had sent all: half a request must not be carried out.
+    """
 
     def __init__(self, stream: Any, size: int) -> None:
         self._stream = stream
@@ -243,13 +246,17 @@ class _Body:
     def read(self, size: int | None = -1) -> bytes:
         wanted = self.left if size is None or size < 0 else min(size, self.left)
         data: bytes = self._stream.read(wanted) if wanted else b""
-        self.left -= len(data) if data or not wanted else self.left
+        if len(data) < wanted:
+            raise ConnectionError("the client went away in the middle of a request")
+        self.left -= len(data)
         return data
 
     def readline(self, size: int | None = -1) -> bytes:
         wanted = self.left if size is None or size < 0 else min(size, self.left)
         data: bytes = self._stream.readline(wanted) if wanted else b""
-        self.left -= len(data) if data or not wanted else self.left
+        if wanted and not data:
+            raise ConnectionError("the client went away in the middle of a request")
+        self.left -= len(data)
         return data
 
     def __iter__(self) -> Any:
@@ -295,11 +302,14 @@ class _Handler(MotoRequestHandler):
             return
         # What the application left unread stands before the next request.
         drained = 0
-        while unread := body.read(1024 * 1024):
-            drained += len(unread)
-            if drained > _MAX_DRAIN_BYTES:
-                self.close_connection = True
-                return
+        try:
+            while unread := body.read(1024 * 1024):
+                drained += len(unread)
+                if drained > _MAX_DRAIN_BYTES:
+                    self.close_connection = True
+                    return
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True
 
     def _send(self, answer: Iterable[bytes], held: list[tuple[str, list[tuple[str, str]]]]) -> None:
         try:

@@ -201,6 +201,22 @@ def test_pages_and_passers_by_are_refused(cloud: Cloud, path: str, host: str, st
     caught.value.close()
 
 
+def test_half_a_request_is_not_carried_out(cloud: Cloud, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that is killed while it sends must leave neither its call nor a traceback."""
+    body = b'{"TableName": "never"'
+    head = (
+        b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Amz-Target: DynamoDB_20120810.DescribeTable\r\n"
+        b"Authorization: AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/dynamodb/aws4_request\r\n"
+        b"Content-Type: application/x-amz-json-1.0\r\nContent-Length: 1000\r\n\r\n"
+    )
+    port = int(cloud.endpoint_url.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(head + body)
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(100) == b""
+    assert "error while answering" not in caplog.text
+
+
 def test_a_page_in_a_browser_may_not_read_answers(cloud: Cloud) -> None:
     request = urllib.request.Request(cloud.endpoint_url, headers={"Origin": "https://evil.example"})  # noqa: S310  # ours
     with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  # our own server
