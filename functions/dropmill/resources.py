@@ -139,6 +139,17 @@ def _training_job(name: str) -> Observed:
     return Observed(Presence.PENDING)
 
 
+def _billable_seconds(tuning_job: str) -> int:
+    """What the jobs of a search ran for, all together."""
+    pages = aws.sagemaker().get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
+    seconds = 0.0
+    for page in pages.paginate(HyperParameterTuningJobName=tuning_job):
+        for job in page["TrainingJobSummaries"]:
+            if "TrainingStartTime" in job and "TrainingEndTime" in job:
+                seconds += (job["TrainingEndTime"] - job["TrainingStartTime"]).total_seconds()
+    return math.ceil(seconds)
+
+
 def _tuning_job(name: str) -> Observed:
     job = _describe(lambda: aws.sagemaker().describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name))
     if job is None:
@@ -146,7 +157,7 @@ def _tuning_job(name: str) -> Observed:
     status = job["HyperParameterTuningJobStatus"]
     if status not in {"Completed", "Failed", "Stopped", "DeleteFailed"}:
         return Observed(Presence.PENDING)
-    billable = job.get("ConsumedResources", {}).get("RuntimeInSeconds")
+    billable = _billable_seconds(name)
     log = log_link(TRAINING_LOGS, name)
     best = job.get("BestTrainingJob")
     if status == "Completed" and best:
@@ -156,7 +167,7 @@ def _tuning_job(name: str) -> Observed:
                 update={
                     "tuning_job": name,
                     "hyperparameters": best["TunedHyperParameters"],
-                    "billable_seconds": billable or trained.billable_seconds,
+                    "billable_seconds": billable,
                 }
             )
             return Observed(Presence.SETTLED, answer=answer, billable_seconds=billable)
