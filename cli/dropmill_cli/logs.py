@@ -23,15 +23,17 @@ STREAMS_MAX: Final = 100
 
 _PLACES: Final[dict[str, Callable[[str], tuple[str, str]]]] = {
     "training-job": lambda name: (TRAINING_LOGS, f"{name}/"),
+    # The names of a search's training jobs begin with its own.
+    "tuning-job": lambda name: (TRAINING_LOGS, f"{name}-"),
     "endpoint": lambda name: (f"/aws/sagemaker/Endpoints/{name}", ""),
 }
 """Log group and prefix of the streams, by the kind of a lease. Nothing else writes a log."""
 
 _FAILED: Final = {
-    "JobFailed": "training-job",
-    "JobStopped": "training-job",
-    "EndpointFailed": "endpoint",
-    "PredictionFailed": "endpoint",
+    "JobFailed": ("training-job", "tuning-job"),
+    "JobStopped": ("training-job", "tuning-job"),
+    "EndpointFailed": ("endpoint",),
+    "PredictionFailed": ("endpoint",),
 }
 
 
@@ -59,8 +61,8 @@ def tail_of(lease: LeaseRecord, most: int) -> list[LogLine]:
 
 def failed_lease(error: str | None, leases: Sequence[LeaseRecord]) -> LeaseRecord | None:
     """The lease of the job or endpoint that a run's error is about; None where its log wouldn't explain it."""
-    kind = _FAILED.get(error or "")
-    return next((lease for lease in leases if lease.kind == kind), None)
+    kinds = _FAILED.get(error or "", ())
+    return next((lease for lease in leases if lease.kind in kinds), None)
 
 
 @cache

@@ -102,6 +102,35 @@ def _check_classes(recipe: Recipe, task: Task, values: list[float] | None, file:
         raise InvalidDrop(f"{file}: a multiclass classifier needs three labels or more, and there are {len(values)}")
 
 
+_OBJECTIVES_OF = {
+    Task.BINARY: ("binary_", "precision", "recall", "roc_auc_score", "accuracy", "objective_loss"),
+    Task.MULTICLASS: ("multiclass_", "macro_", "dcg", "accuracy", "objective_loss"),
+    Task.REGRESSION: ("mse", "rmse", "absolute_loss", "objective_loss"),
+}
+"""How the names of the metrics begin, behind their channel, that the algorithms print for a task."""
+
+
+def check_objective(recipe: Recipe, task: Task) -> None:
+    """A search by a metric that no job prints ends without a model, after all of its jobs were paid for.
+
+    Raises:
+        InvalidRecipe: the objective does not judge this task.
+    """
+    if recipe.tuning is None:
+        return
+    objective = recipe.tuning.objective
+    metric = objective.split(":", 1)[1]
+    if task is Task.CLUSTERING:
+        printed = recipe.hyperparameters.get("eval_metrics", '["msd"]')
+        if f'"{metric}"' not in printed or "eval_metrics" in recipe.tuning.ranges:
+            raise InvalidRecipe(
+                f"tuning.objective is {objective}, which is not printed: fix eval_metrics under hyperparameters"
+                f" so that it names {metric!r}"
+            )
+    elif not metric.startswith(_OBJECTIVES_OF[task]):
+        raise InvalidRecipe(f"tuning.objective is {objective}, which does not judge a {task.value} model")
+
+
 def planned_hyperparameters(recipe: Recipe, layout: Layout, task: Task) -> dict[str, str]:
     """The recipe's hyperparameters with what is known before conversion, checked by the algorithm's own rules.
 

@@ -246,6 +246,10 @@ class Recipe(Section):
                 raise ValueError(
                     f"tuning.ranges.{name}: it is fixed under hyperparameters as well; keep one of the two"
                 )
+            whole = isinstance(table[name].kind, algorithms.Integer)
+            if entry.categorical is None and (not _is_number(table[name]) or (whole and entry.continuous is not None)):
+                kinds = "integer or categorical" if whole else "categorical"
+                raise ValueError(f"tuning.ranges.{name}: it takes {table[name].expected}; give it as {kinds}")
             for bound in entry.bounds:
                 try:
                     table[name].parse(bound)
@@ -257,6 +261,10 @@ class Recipe(Section):
 
 
 _THE_DATAS_OWN = {"feature_dim", "num_classes", "predictor_type"}
+
+
+def _is_number(row: algorithms.Hyperparameter) -> bool:
+    return isinstance(row.kind, algorithms.Integer | algorithms.Real)
 
 
 def built_in_recipe(name: str) -> Recipe | None:

@@ -153,7 +153,7 @@ def _record(run: Run, status: RunStatus, ended_at: datetime, error: str | None, 
                 state=lease.state.value,
                 attempt=lease.attempt,
                 billable_seconds=lease.billable_seconds,
-                log=log_link(TRAINING_LOGS, lease.name) if lease.step == "training" else None,
+                log=log_link(TRAINING_LOGS, lease.name) if lease.step in ("training", "tuning") else None,
             )
             for lease in ledger.leases_of(run.run_id)
         ],

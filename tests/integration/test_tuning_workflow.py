@@ -1,5 +1,6 @@
 """The workflow's search for hyperparameters, whole: its success, its ends, and what no job may see."""
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,22 @@ def leaves_nothing(stand: Any) -> Iterator[None]:
 def tuned(stand: Any) -> str:
     stand.recipe("tuned", RECIPE)
     return "tuned"
+
+
+def test_a_search_for_the_number_of_clusters_is_judged_with_what_it_found(stand: Any) -> None:
+    stand.recipe(
+        "clusters",
+        "algorithm: kmeans\ntuning:\n  objective: test:msd\n  max_jobs: 2\n  ranges:\n    k: {integer: [3, 5]}\n",
+    )
+    run = stand.run_of(stand.drop("clusters"))
+    assert stand.wait_for_end(run)["detail"]["status"] == "SUCCEEDED"
+    s3 = stand.client("s3")
+    report = s3.get_object(Bucket=stand.artifact_bucket, Key=f"runs/{run}/report.html")["Body"].read().decode()
+    assert "What was searched" in report
+    assert "3 to 5" in report
+    metrics = json.loads(s3.get_object(Bucket=stand.artifact_bucket, Key=f"runs/{run}/metrics.json")["Body"].read())
+    (search,) = searches(stand, run)
+    assert len(metrics["clusters"]) == int(search["BestTrainingJob"]["TunedHyperParameters"]["k"])
 
 
 def searches(stand: Any, run: str) -> list[dict[str, Any]]:

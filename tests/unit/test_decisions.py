@@ -3,7 +3,13 @@ from typing import Any
 import pytest
 
 from dropmill.contracts import FileFormat, Layout, Task
-from dropmill.decisions import decide_task, naming_recipe, planned_hyperparameters, sealed_hyperparameters
+from dropmill.decisions import (
+    check_objective,
+    decide_task,
+    naming_recipe,
+    planned_hyperparameters,
+    sealed_hyperparameters,
+)
 from dropmill.errors import InvalidDrop, InvalidRecipe
 from dropmill.recipe import Recipe
 
@@ -125,6 +131,52 @@ def test_what_the_data_says_is_filled_in() -> None:
 def test_hyperparameters_are_checked_before_anything_starts(hyperparameters: dict[str, str], said: str) -> None:
     with pytest.raises(InvalidRecipe, match=said):
         planned_hyperparameters(recipe(hyperparameters=hyperparameters), layout([0, 1, 2]), Task.MULTICLASS)
+
+
+def search(algorithm: str, objective: str, name: str, entry: dict[str, Any], **keys: Any) -> Recipe:
+    return recipe(algorithm, tuning={"objective": objective, "ranges": {name: entry}}, **keys)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "objective", "task"),
+    [
+        ("linear-learner", "validation:binary_f_beta", Task.BINARY),
+        ("linear-learner", "validation:objective_loss", Task.MULTICLASS),
+        ("linear-learner", "validation:macro_f_beta", Task.MULTICLASS),
+        ("linear-learner", "validation:mse", Task.REGRESSION),
+        ("factorization-machines", "test:rmse", Task.REGRESSION),
+        ("knn", "test:accuracy", Task.MULTICLASS),
+        ("kmeans", "test:msd", Task.CLUSTERING),
+    ],
+)
+def test_an_objective_that_judges_the_task(algorithm: str, objective: str, task: Task) -> None:
+    name = {"knn": "k", "kmeans": "k", "factorization-machines": "epochs"}.get(algorithm, "epochs")
+    check_objective(search(algorithm, objective, name, {"integer": ["2", "4"]}), task)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "objective", "task"),
+    [
+        ("linear-learner", "validation:mse", Task.BINARY),
+        ("linear-learner", "validation:binary_f_beta", Task.MULTICLASS),
+        ("linear-learner", "validation:macro_recall", Task.REGRESSION),
+        ("factorization-machines", "test:rmse", Task.BINARY),
+        ("knn", "test:mse", Task.MULTICLASS),
+        ("kmeans", "test:ssd", Task.CLUSTERING),
+    ],
+)
+def test_an_objective_that_no_job_would_print(algorithm: str, objective: str, task: Task) -> None:
+    name = {"knn": "k", "kmeans": "k"}.get(algorithm, "epochs")
+    with pytest.raises(InvalidRecipe, match=r"tuning\.objective is"):
+        check_objective(search(algorithm, objective, name, {"integer": ["2", "4"]}), task)
+
+
+def test_a_clustering_objective_follows_from_what_is_printed() -> None:
+    both = {"hyperparameters": {"eval_metrics": '["msd", "ssd"]'}}
+    check_objective(search("kmeans", "test:ssd", "k", {"integer": ["2", "4"]}, **both), Task.CLUSTERING)
+    other = {"hyperparameters": {"eval_metrics": '["ssd"]'}}
+    with pytest.raises(InvalidRecipe, match="eval_metrics"):
+        check_objective(search("kmeans", "test:msd", "k", {"integer": ["2", "4"]}, **other), Task.CLUSTERING)
 
 
 @pytest.mark.parametrize(("rows", "mini_batch"), [(50_000, "1000"), (1437, "143"), (7, "1")])

@@ -70,6 +70,8 @@ def test_other_names_are_no_recipe() -> None:
         (tuned("init_method: {continuous: [1, 2]}"), "tuning.ranges.init_method"),
         (tuned("epochs: {integer: [2, 1]}"), "the smallest value must be below the largest"),
         (tuned("epochs: {integer: [0, 5]}"), "tuning.ranges.epochs"),
+        (tuned("epochs: {continuous: [1, 5]}"), "give it as integer or categorical"),
+        (tuned("init_method: {integer: [1, 5]}"), "give it as categorical"),
         (tuned("epochs: {integer: [1, 5], categorical: [2]}"), "give one of"),
         (tuned("epochs: {integer: [1, 5], scale: Log}"), "tuning.ranges.epochs.scale"),
         (tuned("epoch: {integer: [1, 5]}"), "no such hyperparameter"),

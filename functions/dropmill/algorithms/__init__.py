@@ -5,7 +5,7 @@ No numpy here: Lambdas that only decide import this package.
 
 from dropmill.algorithms.algorithm import Algorithm, Metric
 from dropmill.algorithms.factorization_machines import FACTORIZATION_MACHINES
-from dropmill.algorithms.hyperparameters import Hyperparameter, InvalidHyperparameters
+from dropmill.algorithms.hyperparameters import Hyperparameter, Integer, InvalidHyperparameters, Real
 from dropmill.algorithms.kmeans import KMEANS
 from dropmill.algorithms.knn import KNN
 from dropmill.algorithms.linear_learner import LINEAR_LEARNER
@@ -17,10 +17,12 @@ __all__ = [
     "REGISTRY_ACCOUNTS",
     "Algorithm",
     "Hyperparameter",
+    "Integer",
     "InvalidHyperparameters",
     "InvalidPredictions",
     "Metric",
     "Predictions",
+    "Real",
     "UnknownAlgorithm",
     "UnsupportedRegion",
     "get",

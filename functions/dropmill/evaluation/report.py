@@ -559,27 +559,46 @@ def _labels(plan: Plan, dataset: SealedDataset, parts: Sequence[Part]) -> str:
 def _training(plan: Plan, dataset: SealedDataset, training: TrainedModel | None) -> str:
     hyperparameters = [
         f"<th scope=row><code>{escape(name)}</code></th><td>{escape(value)}</td>"
-        for name, value in sorted({**dataset.hyperparameters, **(training.hyperparameters if training else {})}.items())
+        for name, value in sorted(dataset.hyperparameters.items())
     ]
     options = plan.recipe.training
     about = (
         f"Trained with {escape(plan.recipe.algorithm)} on {options.instance_count} × {escape(options.instance_type)}"
     )
-    job = f"<p>{about}.</p>"
+    job = f"<p>{about}.</p>{_search(plan, training)}"
     logged = ""
     if training is not None:
         job = (
             f"<p>{about}, job <code>{escape(training.training_job)}</code>, "
             f"{training.billable_seconds:,} billable second{'s' if training.billable_seconds != 1 else ''}. "
-            f"The model is <code>{escape(training.artifact)}</code>.</p>"
+            f"The model is <code>{escape(training.artifact)}</code>.</p>{_search(plan, training)}"
         )
         metrics = [
             f'<th scope=row><code>{escape(name)}</code></th><td class="n">{_number(value)}</td>'
             for name, value in sorted(training.metrics.items())
+            if name != "ObjectiveMetric"  # SageMaker's second name for the objective
         ]
         logged = f"<div><h3>Metrics of the job</h3>{_table(('Name', 'Value|n'), metrics)}</div>" if metrics else ""
     table = _table(("Name", "Value"), hyperparameters)
     return f'{job}<div class="pair"><div><h3>Hyperparameters</h3>{table}</div>{logged}</div>'
+
+
+def _search(plan: Plan, training: TrainedModel | None) -> str:
+    tuning = plan.recipe.tuning
+    if tuning is None:
+        return ""
+    found = training.hyperparameters if training else {}
+    rows = []
+    for name, entry in tuning.ranges.items():
+        tried = ", ".join(entry.categorical) if entry.categorical is not None else " to ".join(entry.bounds)
+        best = escape(found.get(name, "–"))
+        rows.append(f"<th scope=row><code>{escape(name)}</code></th><td>{escape(tried)}</td><td>{best}</td>")
+    job = f", job <code>{escape(training.tuning_job)}</code>" if training and training.tuning_job else ""
+    return (
+        f"<p>The best of up to {tuning.max_jobs} training jobs by <code>{escape(tuning.objective)}</code>,"
+        f" a {tuning.strategy} search{job}; the seconds are those of all its jobs.</p>"
+        f"<h3>What was searched</h3>{_table(('Hyperparameter', 'Tried', 'Found best'), rows)}"
+    )
 
 
 def _footer(judged: Judged) -> str:

@@ -20,6 +20,7 @@ from dropmill.contracts import (
     Plan,
     SealedDataset,
     Task,
+    TrainedModel,
 )
 from dropmill.data import recordio
 from dropmill.errors import PredictionFailed
@@ -64,7 +65,7 @@ def evaluate_model(request: EvaluateInput) -> Evaluation:
     """
     run = request.run_id
     plan = storage.read_document(Plan, naming.plan_key(run))
-    dataset = storage.read_document(SealedDataset, naming.dataset_key(run))
+    dataset = _as_trained(storage.read_document(SealedDataset, naming.dataset_key(run)), request.training)
     test = dataset.parts.get(Part.TEST)
     if test is None or not test.rows:
         raise PredictionFailed(
@@ -84,6 +85,12 @@ def evaluate_model(request: EvaluateInput) -> Evaluation:
     storage.write_document(naming.metrics_key(run), _metrics(judged, sampled_from, notes))
     storage.write_object(naming.report_key(run), page.encode(), "text/html; charset=utf-8")
     return Evaluation(metrics=judged.metrics, report=storage.artifact_uri(naming.report_key(run)), rows=judged.rows)
+
+
+def _as_trained(dataset: SealedDataset, training: TrainedModel | None) -> SealedDataset:
+    """The dataset with the hyperparameters that the judged model was trained with: a search's own among them."""
+    found = training.hyperparameters if training else {}
+    return dataset.model_copy(update={"hyperparameters": {**dataset.hyperparameters, **found}})
 
 
 def _sample(rows: int, most: int, seed: int) -> Indexes:

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from dropmill import algorithms, aws, storage
 from dropmill.contracts import InspectedDrop, InspectInput, ObjectVersion, Plan, RunInput, Shard
 from dropmill.data import formats
-from dropmill.decisions import decide_task, naming_recipe, planned_hyperparameters
+from dropmill.decisions import check_objective, decide_task, naming_recipe, planned_hyperparameters
 from dropmill.errors import InvalidDrop, InvalidRecipe, RunClosed
 from dropmill.leases import PROVISIONING_SECONDS
 from dropmill.ledger import find_run
@@ -40,6 +40,7 @@ def inspect_drop(request: InspectInput) -> InspectedDrop:
             layout = formats.look(source, drop.file_name, recipe.data)
     with naming_recipe(request.recipe):
         task = decide_task(recipe, layout, drop.file_name)
+        check_objective(recipe, task)
         hyperparameters = planned_hyperparameters(recipe, layout, task)
     plan = Plan(
         run_id=request.run_id,
