@@ -180,7 +180,7 @@ def write(stream: BinaryIO, features: Any, labels: ArrayLike | None = None) -> i
 
 def encode(features: Any, labels: ArrayLike | None = None) -> bytes:
     """Return the bytes that `write` writes. Raises as `write` does."""
-    return b"".join(_encoded(features, labels))
+    return b"".join([block.data for block in _encoded(features, labels)])
 
 
 def _encoded(features: Any, labels: ArrayLike | None) -> Iterator[ByteArray]:
@@ -376,7 +376,7 @@ class _Index:
             try:
                 payload, end = payload_at(window, at, most)
             except RecordIOError as reason:
-                error = reason
+                error = reason.with_traceback(None)
                 break
             in_parts = FRAME.unpack_from(window, at)[1] > MAX_RECORD_BYTES
             found.append((at, at + FRAME.size + len(payload), in_parts))
@@ -389,7 +389,7 @@ def _error_at(window: memoryview, offset: int, most: int) -> RecordIOError | Non
     try:
         payload_at(window, offset, most)
     except RecordIOError as error:
-        return error
+        return error.with_traceback(None)  # which would keep all that its callers hold
     return None
 
 
