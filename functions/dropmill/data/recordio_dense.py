@@ -38,7 +38,7 @@ from dropmill.data.recordio_wire import (
 Block = tuple[Float32Array, Float32Array | None]
 
 _PIECE_BYTES = 1 << 20
-"""Files are written in pieces of this size and at multiples of it: the system then takes large pages for its cache."""
+"""Files are written in pieces of this size and at multiples of it, which is steadier than by whole records."""
 _BLOCK_BYTES = 2 << 20  # small enough to be assembled in a cache
 _HUGE_PAGES_FROM = 4 << 20
 
