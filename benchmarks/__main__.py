@@ -53,9 +53,10 @@ def _line(measured: Comparison | Figure) -> str:
     if isinstance(measured, Figure):
         bound = f"at most {measured.at_most:g}" if measured.at_most is not None else f"at least {measured.at_least:g}"
         return f"{measured.name:<46}{measured.value:>10.4f}  {bound}{missed}"
+    target = "-" if measured.target is None else f"{measured.target:.3g}x"
     return (
         f"{measured.name:<46}{measured.ours_seconds * 1000:>7.1f} ms  {measured.peer:<30}"
-        f"{measured.peer_seconds * 1000:>7.1f} ms{measured.ratio:>8.2f}x{measured.target:>7.3g}x"
+        f"{measured.peer_seconds * 1000:>7.1f} ms{measured.ratio:>8.2f}x{target:>8}"
         f"{measured.rounds:>8}{missed}"
     )
 

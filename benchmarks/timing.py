@@ -13,7 +13,8 @@ from typing import Any
 class Comparison:
     """Seconds of ours and of the peer's, and how many times as fast ours is: each a median over the rounds.
 
-    The ratio is that of each round, taken before the median, so that a slow minute weighs on both sides alike.
+    The ratio is that of each round, taken before the median, so that a slow minute weighs on both sides alike. Without
+    a target it is only reported.
     """
 
     name: str
@@ -21,12 +22,12 @@ class Comparison:
     ours_seconds: float
     peer_seconds: float
     ratio: float
-    target: float
+    target: float | None
     rounds: int
 
     @property
     def met(self) -> bool:
-        return self.ratio >= self.target
+        return self.target is None or self.ratio >= self.target
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -81,7 +82,7 @@ class Stopwatch:
 Work = Callable[[Stopwatch], None]
 
 
-def compare(name: str, peer: str, *, ours: Work, theirs: Work, target: float, rounds: int) -> Comparison:
+def compare(name: str, peer: str, *, ours: Work, theirs: Work, target: float | None, rounds: int) -> Comparison:
     """Time both in turn, `rounds` times, after one round that doesn't count."""
     pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(rounds + 1)][1:]
     return Comparison(

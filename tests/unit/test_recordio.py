@@ -109,7 +109,9 @@ def test_what_is_no_matrix_with_a_label_for_each_row_is_refused() -> None:
     matrix = np.zeros((3, 2), dtype=np.float32)
     for features, labels in [
         (matrix[0], None),
-        (matrix, matrix),
+        (matrix, matrix[:, :0]),
+        (matrix, matrix[None]),
+        (matrix, np.float32(1)),
         (matrix, np.zeros(2)),  # as many as columns, which the SDK takes
         (matrix, np.zeros(4)),
         (np.array([["a"]]), None),

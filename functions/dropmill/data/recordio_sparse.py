@@ -1,40 +1,56 @@
-"""RecordIO-protobuf with sparse rows: what `recordio` does for dense ones, for rows that are mostly zeros.
+"""Sparse rows to recordIO-protobuf and back; `recordio` is the library's front.
 
-Needs numpy, and `recordio` for what both kinds of record share.
-
-- `write(stream, matrix, labels=None)` writes one sparse record for each row; `encode` gives the same bytes.
-- `read(source)` gives `(SparseMatrix, labels)` of a stream whose records are sparse, dense or mixed.
-- `read_any(source)` gives an array where every record is dense, else a `SparseMatrix`.
-
-Source of the format: the tensor of `aialgs.data.Record` holds packed `values`, packed `keys` (the columns, as varints)
-and `shape` (the number of columns), in this order; a row without any value has only its shape. The bytes are those of
-`sagemaker.amazon.common.write_spmatrix_to_sparse_tensor` for a float32 matrix; as in `recordio`, other numbers are cast
-to float32, and there must be exactly one label for each row.
+Records differ in length here, so places are computed instead of assumed: those of all rows of a block at once, level by
+level of the nested messages, and the bytes are then moved by place.
 """
 
-import io
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dropmill.data import recordio
-from dropmill.data.recordio import MAGIC, MAX_RECORD_BYTES, RecordIOError, SparseRecordError
+from dropmill.data import recordio_dense, recordio_wire
+from dropmill.data.recordio_wire import (
+    BYTES,
+    ENTRY_KEY,
+    F4,
+    FEATURES_TAG,
+    FRAME,
+    LABEL_TAG,
+    MAGIC,
+    MAX_RECORD_BYTES,
+    VARINT,
+    VARINT_BYTES_MAX,
+    ByteArray,
+    Float32Array,
+    Int64Array,
+    Layout,
+    RecordIOError,
+    Source,
+    SparseRecordError,
+    TruncatedError,
+    as_float32,
+    buffer_of,
+    check_numeric,
+    checked_labels,
+    entry_prefix,
+    payload_at,
+    places,
+    varint,
+    varint_values,
+    varints_in,
+    write_all,
+)
 
 __all__ = ["SparseMatrix", "encode", "read", "read_any", "write"]
 
-Float32Array = NDArray[np.float32]
-Int64Array = NDArray[np.int64]
-ByteArray = NDArray[np.uint8]
-Source = bytes | bytearray | memoryview | BinaryIO
-
 _BLOCK_VALUES = 1 << 17
-_BLOCK_ROWS = 1 << 14
+_BLOCK_ROWS = 1 << 13
 _WIDTH_MAX = 2**62
-_VARINT_BYTES_MAX = 10
-_F4 = np.dtype("<f4")
+_LENGTH_BYTES_MAX = 5
+"""More than a varint needs for any length within a record."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,21 @@ class SparseMatrix:
         at = np.repeat(self.offsets[:-1][rows] - offsets[:-1], counts) + np.arange(offsets[-1])
         return SparseMatrix(self.values[at], self.columns[at], offsets, self.width)
 
+    def check(self) -> None:
+        """Raise ValueError where the parts do not make a matrix, or a column stands twice in a row."""
+        counts = np.diff(self.offsets)
+        if self.offsets[0] or self.offsets[-1] != len(self.values) or (counts < 0).any():
+            raise ValueError("the offsets of a sparse matrix must rise from 0 to the number of its values")
+        if len(self.columns) != len(self.values) or not 0 <= self.width <= _WIDTH_MAX:
+            raise ValueError("a sparse matrix must have a column for each value, and a width")
+        if not len(self.columns):
+            return
+        if self.columns.min() < 0 or self.columns.max() >= self.width:
+            raise ValueError(f"a column of a sparse matrix is beyond its {self.width} columns")
+        twice = _twice(self.columns, self.offsets)
+        if twice is not None:
+            raise ValueError(f"row {twice} has a column twice; scipy's sum_duplicates() would add its values up")
+
     def to_dense(self) -> Float32Array:
         """As an array [rows, width]. The caller has looked whether there is memory for it."""
         dense = np.zeros(self.shape, np.float32)
@@ -92,8 +123,8 @@ class SparseMatrix:
             at, columns = np.nonzero(dense)
             values, columns, width = dense[at, columns], columns.astype(np.int64), dense.shape[1]
             offsets = _offsets(np.bincount(at, minlength=len(dense)))
-        recordio._check_numeric(values, "features")
-        return cls(recordio._as_float32(values, 0), columns, offsets, width)
+        check_numeric(values, "features")
+        return cls(as_float32(values, 0), columns, offsets, width)
 
     @classmethod
     def joined(cls, parts: "list[SparseMatrix]") -> "SparseMatrix":
@@ -115,37 +146,49 @@ def _offsets(counts: NDArray[np.integer[Any]]) -> Int64Array:
     return offsets
 
 
+def _twice(columns: Int64Array, offsets: Int64Array) -> int | None:
+    """The first row that has a column twice."""
+    falling = columns[1:] <= columns[:-1]
+    borders = offsets[1:-1]
+    falling[borders[(borders > 0) & (borders < len(columns))] - 1] = False
+    if not falling.any():
+        return None
+    # Only rows that do not rise need a closer look.
+    of_row = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    suspects = np.zeros(len(offsets) - 1, np.bool_)
+    suspects[of_row[1:][falling]] = True
+    at = np.flatnonzero(suspects[of_row])
+    order = at[np.lexsort((columns[at], of_row[at]))]
+    same = (columns[order[1:]] == columns[order[:-1]]) & (of_row[order[1:]] == of_row[order[:-1]])
+    return int(of_row[order[1:]][int(same.argmax())]) if same.any() else None
+
+
 # Writing
 
 
 def write(stream: BinaryIO, features: Any, labels: ArrayLike | None = None) -> int:
-    """Write a sparse record for each row of `features`, with its label from `labels` [n]; return the bytes written.
+    """Write a sparse record for each row of `features`, with its label from `labels`; return the bytes written.
 
-    `features` is a SparseMatrix, a sparse matrix of scipy, or an array. Raises ValueError for anything else, for
-    labels that are not one number for each row, for a finite value beyond float32, and for a row that is too long for
-    one record.
+    `features` is a SparseMatrix, a sparse matrix of scipy, or an array. Raises ValueError as `recordio.write` does.
     """
-    matrix = SparseMatrix.of(features)
-    vector = None
-    if labels is not None:
-        given = np.asarray(labels)
-        if given.shape != (len(matrix),):
-            raise ValueError(f"labels must be a vector with one value for each of {len(matrix)} rows")
-        recordio._check_numeric(given, "labels")
-        vector = recordio._as_float32(given, 0)
     written = 0
-    for rows in _blocks(matrix):
-        block = _Block.of(matrix, rows, None if vector is None else vector[rows]).assembled()
-        stream.write(block.data)
+    for block in _encoded(features, labels):
+        write_all(stream, block.data)
         written += len(block)
     return written
 
 
 def encode(features: Any, labels: ArrayLike | None = None) -> bytes:
     """Return the bytes that `write` writes. Raises as `write` does."""
-    stream = io.BytesIO()
-    write(stream, features, labels)
-    return stream.getvalue()
+    return b"".join([block.data for block in _encoded(features, labels)])
+
+
+def _encoded(features: Any, labels: ArrayLike | None) -> Iterator[ByteArray]:
+    matrix = SparseMatrix.of(features)
+    matrix.check()
+    given = checked_labels(labels, len(matrix))
+    for rows in _blocks(matrix):
+        yield _assembled(matrix, rows, None if given is None else as_float32(given[rows], rows.start))
 
 
 def _blocks(matrix: SparseMatrix) -> Iterator[slice]:
@@ -157,226 +200,367 @@ def _blocks(matrix: SparseMatrix) -> Iterator[slice]:
         start = stop
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Rows to be assembled into records: where each stands in the block, and what it holds."""
+def _assembled(matrix: SparseMatrix, rows: slice, labels: Float32Array | None) -> ByteArray:
+    """The records of these rows, one behind the other. `labels` is [n, m]."""
+    offsets = matrix.offsets[rows.start : rows.stop + 1]
+    span = slice(int(offsets[0]), int(offsets[-1]))
+    columns, values = matrix.columns[span], matrix.values[span]
+    offsets = offsets - offsets[0]
+    counts = np.diff(offsets)
+    key_sizes = _varint_sizes(columns)
+    key_ends = _offsets(key_sizes)
+    key_bytes = np.diff(key_ends[offsets])
 
-    matrix: SparseMatrix
-    labels: Float32Array | None
-    counts: Int64Array
-    keys: ByteArray
-    key_bytes: Int64Array
+    shape = varint(matrix.width)
+    tail = b"\x1a" + varint(len(shape)) + shape
+    shape_size = len(tail)
+    if labels is not None:
+        tail += entry_prefix(LABEL_TAG, 4 * labels.shape[1])
+    # From the inside out: the tensor, the value, the entry, the record.
+    filled = counts > 0
+    value_bytes = 4 * counts
+    tensor = np.where(filled, 2 + _varint_sizes(value_bytes) + value_bytes, 0)
+    tensor += np.where(filled, _varint_sizes(key_bytes) + key_bytes, 0) + shape_size
+    value = 1 + _varint_sizes(tensor) + tensor
+    entry = len(ENTRY_KEY) + 1 + _varint_sizes(value) + value
+    label_size = 0 if labels is None else 4 * labels.shape[1]
+    length = 1 + _varint_sizes(entry) + entry + len(tail) - shape_size + label_size
+    if int(length.max()) > MAX_RECORD_BYTES:
+        raise ValueError(f"a row makes a record of {int(length.max())} bytes; {MAX_RECORD_BYTES} is the most")
 
-    @classmethod
-    def of(cls, matrix: SparseMatrix, rows: slice, labels: Float32Array | None) -> "_Block":
-        offsets = matrix.offsets[rows.start : rows.stop + 1]
-        span = slice(int(offsets[0]), int(offsets[-1]))
-        part = SparseMatrix(matrix.values[span], matrix.columns[span], offsets - offsets[0], matrix.width)
-        sizes = _varint_sizes(part.columns)
-        ends = _offsets(sizes)
-        keys = np.zeros(int(ends[-1]), np.uint8)
-        _put_varints(keys, ends[:-1], part.columns, sizes)
-        return cls(part, labels, np.diff(part.offsets), keys, np.diff(ends[part.offsets]))
-
-    def assembled(self) -> ByteArray:
-        """The bytes of the records, one behind the other."""
-        shape = recordio._varint(self.matrix.width)
-        shape_field = b"\x1a" + recordio._varint(len(shape)) + shape
-        filled = self.counts > 0
-        value_bytes = 4 * self.counts
-        # From the inside out: the tensor, the value, the entry, the record.
-        tensor = np.where(filled, 2 + _varint_sizes(value_bytes) + value_bytes, 0)
-        tensor += np.where(filled, _varint_sizes(self.key_bytes) + self.key_bytes, 0) + len(shape_field)
-        value = 1 + _varint_sizes(tensor) + tensor
-        entry = len(recordio._ENTRY_KEY) + 1 + _varint_sizes(value) + value
-        label = b"" if self.labels is None else recordio._entry_prefix(0x12, 4)
-        length = 1 + _varint_sizes(entry) + entry + len(label) + 4 * (self.labels is not None)
-        if int(length.max()) > MAX_RECORD_BYTES:
-            raise ValueError(f"a row makes a record of {int(length.max())} bytes; {MAX_RECORD_BYTES} is the most")
-
-        starts = _offsets(8 + length + -length % 4)
-        block = np.zeros(int(starts[-1]), np.uint8)
-        at = starts[:-1].copy()
-        frames = np.stack([np.full(len(length), MAGIC), length], axis=1).astype("<u4").view(np.uint8)
-        _put(block, at, frames)
-        at += 8
-        for tag, numbers in ((b"\x0a", entry), (recordio._ENTRY_KEY + b"\x12", value), (b"\x12", tensor)):
-            at += _put(block, at, np.frombuffer(tag, np.uint8)[None])
-            at += _put_varints(block, at, numbers, _varint_sizes(numbers))
-        some = np.flatnonzero(filled)
-        inside = at[some]
-        for tag, numbers, raw in (
-            (b"\x0a", value_bytes[some], self.matrix.values.astype(_F4).view(np.uint8)),
-            (b"\x12", self.key_bytes[some], self.keys),
-        ):
-            inside += _put(block, inside, np.frombuffer(tag, np.uint8)[None])
-            inside += _put_varints(block, inside, numbers, _varint_sizes(numbers))
-            sources = _offsets(numbers)
-            block[np.repeat(inside - sources[:-1], numbers) + np.arange(len(raw))] = raw
-            inside += numbers
-        at[some] = inside
-        at += _put(block, at, np.frombuffer(shape_field, np.uint8)[None])
-        if self.labels is not None:
-            at += _put(block, at, np.frombuffer(label, np.uint8)[None])
-            _put(block, at, self.labels.astype(_F4).view(np.uint8).reshape(-1, 4))
-        return block
+    starts = _offsets(8 + length + -length % 4)
+    block: ByteArray = np.zeros(int(starts[-1]), np.uint8)
+    at = starts[:-1].copy()
+    places(block, "<u8")[at] = (length.astype("<u8") << np.uint64(32)) | np.uint64(MAGIC)
+    _put(block, at + 8, bytes([FEATURES_TAG]))
+    at += 9
+    at += _put_varints(block, at, entry)
+    at += _put(block, at, ENTRY_KEY + b"\x12")
+    at += _put_varints(block, at, value)
+    at += _put(block, at, b"\x12")
+    at += _put_varints(block, at, tensor)
+    some = np.flatnonzero(filled)
+    inside = at[some]
+    inside += _put(block, inside, b"\x0a")
+    inside += _put_varints(block, inside, value_bytes[some])
+    # Where a row's first value stands, less 4 bytes for each value before it in the block.
+    at[some] = inside - value_bytes[some].cumsum() + value_bytes[some]
+    places(block, F4)[np.repeat(at, counts) + np.arange(0, 4 * len(values), 4)] = values
+    inside += value_bytes[some]
+    inside += _put(block, inside, b"\x12")
+    inside += _put_varints(block, inside, key_bytes[some])
+    at[some] = inside - key_ends[offsets[:-1][some]]
+    _put_varints(block, np.repeat(at, counts) + key_ends[:-1], columns, key_sizes)
+    # The tail stands at the end of each record, before its padding.
+    at = starts[:-1] + (8 + length - len(tail) - label_size)
+    at += _put(block, at, tail)
+    if labels is not None:
+        places(block, f"V{label_size}")[at] = np.ascontiguousarray(labels, F4).view(f"V{label_size}").reshape(-1)
+    return block
 
 
 def _varint_sizes(numbers: Int64Array) -> Int64Array:
     sizes = np.ones(len(numbers), np.int64)
-    for bits in range(7, 63, 7):
-        larger = numbers >> bits > 0
-        if not larger.any():
-            break
-        sizes += larger
+    largest = int(numbers.max(initial=0))
+    for bits in range(7, largest.bit_length(), 7):
+        sizes += numbers >> bits > 0
     return sizes
 
 
-def _put(block: ByteArray, at: Int64Array, raw: ByteArray) -> int:
-    """Lay `raw` [n or 1, m] at each place of `at` [n]; m."""
-    for byte in range(raw.shape[1]):
-        block[at + byte] = raw[:, byte]
-    return int(raw.shape[1])
+def _put(block: ByteArray, at: Int64Array, raw: bytes) -> int:
+    """Lay `raw` at each place; its size."""
+    dtype = f"V{len(raw)}"
+    places(block, dtype)[at] = np.frombuffer(raw, dtype)
+    return len(raw)
 
 
-def _put_varints(block: ByteArray, at: Int64Array, numbers: Int64Array, sizes: Int64Array) -> Int64Array:
+def _put_varints(block: ByteArray, at: Int64Array, numbers: Int64Array, sizes: Int64Array | None = None) -> Int64Array:
     """Lay each number at its place; the sizes."""
-    for byte in range(int(sizes.max(initial=0))):
-        here = sizes > byte
-        more = (sizes > byte + 1)[here]
-        block[at[here] + byte] = (numbers[here] >> 7 * byte & 0x7F) | 0x80 * more
+    if sizes is None:
+        sizes = _varint_sizes(numbers)
+    most = int(sizes.max(initial=0))
+    more = sizes > 1
+    block[at] = numbers & 0x7F | more * 0x80 if most > 1 else numbers
+    for byte in range(1, most):
+        here = np.flatnonzero(sizes > byte)
+        rest = numbers[here] >> 7 * byte
+        block[at[here] + byte] = rest & 0x7F | (sizes[here] > byte + 1) * 0x80
     return sizes
 
 
 # Reading
 
 
-def read(source: Source) -> tuple[SparseMatrix, Float32Array | None]:
-    """Read every record, dense or sparse, into `(SparseMatrix, labels [n] or None)`.
+def read(source: Source, *, label_matrix: bool = False) -> tuple[SparseMatrix, Float32Array | None]:
+    """Read every record, dense or sparse, into `(SparseMatrix, labels)`.
 
-    Of a dense record the zeros are left out. No record at all gives a matrix of no rows and no columns. Raises
-    RecordIOError as `recordio.read` does, and for a sparse record whose keys, values and shape do not fit together.
+    Of a dense record the zeros are left out. Otherwise as `recordio.read`; RecordIOError also says where the keys,
+    values and shape of a sparse record do not fit together.
     """
-    return _read_sparse(recordio._buffer(source))
+    return parse(buffer_of(source), True, Layout(label_matrix), MAX_RECORD_BYTES)[0]
 
 
-def read_any(source: Source) -> tuple[Float32Array | SparseMatrix, Float32Array | None]:
-    """Read every record: into an array [n, d] where all are dense, else into a SparseMatrix. Raises as `read` does."""
-    buffer = recordio._buffer(source)
+def read_any(source: Source, *, label_matrix: bool = False) -> tuple[Float32Array | SparseMatrix, Float32Array | None]:
+    """Read every record: into an array [n, d] where all are dense, else into a SparseMatrix. Raises as it does."""
+    return parse_any(buffer_of(source), True, Layout(label_matrix), MAX_RECORD_BYTES)[0]
+
+
+def parse_any(
+    window: memoryview, last: bool, layout: Layout, most: int
+) -> tuple[tuple[Float32Array | SparseMatrix, Float32Array | None], int]:
+    """`recordio_dense.parse` where it can, else `parse`."""
+    before = replace(layout)
     try:
-        return recordio.read(buffer)
+        return recordio_dense.parse(window, last, layout, most)
     except SparseRecordError:
-        return _read_sparse(buffer)
+        layout.columns, layout.label_values = before.columns, before.label_values
+        return parse(window, last, layout, most)
 
 
-@dataclass
-class _Rows:
-    """What has been read so far; the keys still as they stand in the file."""
+def parse(
+    window: memoryview, last: bool, layout: Layout, most: int
+) -> tuple[tuple[SparseMatrix, Float32Array | None], int]:
+    """Read the whole records at the start of `window`, all of it if it is the `last`, and say how many bytes they are.
 
-    values: list[Float32Array] = field(default_factory=list)
-    keys: bytearray = field(default_factory=bytearray)
-    counts: list[int] = field(default_factory=list)
-    key_bytes: list[int] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    labels: list[np.float32] = field(default_factory=list)
-    width: int | None = None
-
-    def add(self, record: "_Record", offset: int) -> None:
-        if self.width is None:
-            self.width = record.width
-        elif record.width != self.width:
-            raise RecordIOError(offset, f"a record of {record.width} features where the first has {self.width}")
-        if self.counts and (record.label is None) != (not self.labels):
-            raise RecordIOError(offset, "a record without a label" if self.labels else "only this record has a label")
-        self.values.append(record.values)
-        self.keys += record.keys
-        self.counts.append(len(record.values))
-        self.key_bytes.append(len(record.keys))
-        self.offsets.append(offset)
-        if record.label is not None:
-            self.labels.append(record.label)
-
-    def result(self) -> tuple[SparseMatrix, Float32Array | None]:
-        counts = np.array(self.counts, np.int64)
-        columns = self._columns(counts)
-        values = np.concatenate(self.values) if self.values else np.empty(0, np.float32)
-        matrix = SparseMatrix(values, columns, _offsets(counts), self.width or 0)
-        return matrix, np.array(self.labels, np.float32) if self.labels else None
-
-    def _columns(self, counts: Int64Array) -> Int64Array:
-        raw = np.frombuffer(bytes(self.keys), np.uint8)
-        ends = np.flatnonzero(raw < 0x80)
-        # A record's keys end where its bytes do, and there is one for each value.
-        borders = _offsets(np.array(self.key_bytes, np.int64))
-        found = np.diff(np.searchsorted(ends, borders))
-        whole = np.ones(len(counts), np.bool_)
-        some = np.flatnonzero(borders[1:] > borders[:-1])
-        whole[some] = raw[borders[1:][some] - 1] < 0x80
-        self._check(whole & (found == counts), "a sparse record must have one key for each value")
-
-        starts = np.concatenate([np.zeros(min(len(ends), 1), np.int64), ends[:-1] + 1])
-        sizes = ends - starts + 1
-        of_row = np.repeat(np.arange(len(counts)), counts)
-        self._check_each(sizes <= _VARINT_BYTES_MAX, of_row, "a key of more than ten bytes")
-        columns = np.zeros(len(ends), np.uint64)
-        for byte in range(int(sizes.max(initial=0))):
-            here = sizes > byte
-            columns[here] |= (raw[starts[here] + byte] & 0x7F).astype(np.uint64) << np.uint64(7 * byte)
-        self._check_each(columns < np.uint64(self.width or 0), of_row, "a key beyond the shape of its record")
-        signed = columns.astype(np.int64)
-        rising = (np.diff(signed) > 0) | (np.diff(of_row) > 0)
-        if not rising.all():
-            order = np.lexsort((signed, of_row))
-            once = (np.diff(signed[order]) > 0) | (np.diff(of_row[order]) > 0)
-            self._check_each(once, of_row[order][1:], "a key that is given twice")
-        return signed
-
-    def _check_each(self, right: NDArray[np.bool_], of_row: Int64Array, reason: str) -> None:
-        if not right.all():
-            raise RecordIOError(self.offsets[int(of_row[int(right.argmin())])], reason)
-
-    def _check(self, right: NDArray[np.bool_], reason: str) -> None:
-        if not right.all():
-            raise RecordIOError(self.offsets[int(right.argmin())], reason)
+    Raises RecordIOError; offsets count from the start of the window.
+    """
+    data: ByteArray = np.frombuffer(window, np.uint8)
+    index = _Index.of(window, data, most)
+    rows = _Rows(window, index, most)
+    if len(index.starts):
+        # The first record says what the others are likely to look like.
+        rows.read_one(0, layout)
+        assert layout.columns is not None  # noqa: S101  # said to the type checker; it has just been set
+        alike = rows.read_alike(layout.columns, layout.label_values)
+        for number in np.flatnonzero(~alike)[(1 if not alike[0] else 0) :].tolist():
+            rows.read_one(number, layout)
+    result = rows.result(layout)
+    if index.error is not None and (last or not isinstance(index.error, TruncatedError)):
+        raise index.error
+    return result, index.end
 
 
 @dataclass(frozen=True)
-class _Record:
-    values: Float32Array
-    keys: bytes
-    width: int
-    label: np.float32 | None
+class _Index:
+    """Where the whole records of a window start, where their first part's payload ends, and what stopped the search."""
+
+    starts: Int64Array
+    stops: Int64Array
+    in_parts: NDArray[np.bool_]
+    end: int
+    error: RecordIOError | None
+
+    @classmethod
+    def of(cls, window: memoryview, data: ByteArray, most: int) -> "_Index":
+        words = data[: len(data) // 4 * 4].view("<u4")
+        # Records start at multiples of four; so seldom does the magic number stand there otherwise that all places
+        # where it does are taken for records, and looked at one by one only if these do not join.
+        starts = np.flatnonzero(words[:-1] == MAGIC) * 4
+        lengths = words[starts // 4 + 1].astype(np.int64)
+        stops = starts + 8 + lengths
+        ends = stops + -lengths % 4
+        whole = len(starts) - int(len(starts) > 0 and ends[-1] > len(data))
+        joined = whole > 0 and starts[0] == 0 and bool((ends[: len(starts) - 1] == starts[1:]).all())
+        if joined and int(lengths.max()) <= min(most, MAX_RECORD_BYTES):
+            end, error = int(ends[whole - 1]), None
+            if end < len(data):
+                error = _error_at(window, end, most)
+            return cls(starts[:whole], stops[:whole], np.zeros(whole, np.bool_), end, error)
+        return cls._one_by_one(window, most)
+
+    @classmethod
+    def _one_by_one(cls, window: memoryview, most: int) -> "_Index":
+        found: list[tuple[int, int, bool]] = []
+        at, error = 0, None
+        while at < len(window):
+            try:
+                payload, end = payload_at(window, at, most)
+            except RecordIOError as reason:
+                error = reason.with_traceback(None)
+                break
+            in_parts = FRAME.unpack_from(window, at)[1] > MAX_RECORD_BYTES
+            found.append((at, at + FRAME.size + len(payload), in_parts))
+            at = end
+        table = np.array(found, np.int64).reshape(-1, 3)
+        return cls(table[:, 0], table[:, 1], table[:, 2].astype(np.bool_), at, error)
 
 
-def _read_sparse(buffer: memoryview) -> tuple[SparseMatrix, Float32Array | None]:
-    rows = _Rows()
-    offset = 0
-    while offset < len(buffer):
-        payload, end = recordio._payload_at(buffer, offset)
-        rows.add(_parse(payload, offset), offset)
-        offset = end
-    return rows.result()
+def _error_at(window: memoryview, offset: int, most: int) -> RecordIOError | None:
+    try:
+        payload_at(window, offset, most)
+    except RecordIOError as error:
+        return error.with_traceback(None)  # which would keep all that its callers hold
+    return None
 
 
-def _parse(payload: memoryview, offset: int) -> _Record:
-    features: _Tensor | None = None
-    label: np.float32 | None = None
-    for number, start, stop in recordio._entries(payload, offset):
-        tensor = recordio._tensor_of(payload, start, stop, offset)
-        if number == 1:
-            if features is not None:
-                raise RecordIOError(offset, "features given twice")
-            features = _Tensor(np.empty(0, np.float32)) if tensor is None else _parse_tensor(payload, *tensor, offset)
+class _Rows:
+    """What is known of each record of a window: where its values and keys are, and their number.
+
+    What does not lie in the window as the usual records have it is gathered behind it.
+    """
+
+    def __init__(self, window: memoryview, index: _Index, most: int) -> None:
+        self._window, self._index, self._most = window, index, most
+        count = len(index.starts)
+        self._values_at = np.zeros(count, np.int64)
+        self._keys_at = np.zeros(count, np.int64)
+        self._labels_at = np.zeros(count, np.int64)
+        self._counts = np.zeros(count, np.int64)
+        self._key_bytes = np.zeros(count, np.int64)
+        self._more = bytearray()
+
+    def _keep(self, raw: bytes) -> int:
+        at = len(self._window) + len(self._more)
+        self._more += raw
+        return at
+
+    def read_one(self, number: int, layout: Layout) -> None:
+        """Read a record of any form."""
+        offset = int(self._index.starts[number])
+        payload, _end = payload_at(self._window, offset, self._most)
+        tensor, label = _parse(payload, offset)
+        layout.check(tensor.width(offset), label, offset)
+        self._values_at[number] = self._keep(tensor.values.astype(F4).tobytes())
+        self._counts[number] = len(tensor.values)
+        self._keys_at[number] = self._keep(tensor.keys)
+        self._key_bytes[number] = len(tensor.keys)
+        if label is not None:
+            self._labels_at[number] = self._keep(label.astype(F4).tobytes())
+
+    def read_alike(self, width: int, label_values: int) -> NDArray[np.bool_]:
+        """Read the records of this width and label that are laid out as `write` does it; which these are."""
+        shape = varint(width)
+        shape_field = b"\x1a" + varint(len(shape)) + shape
+        label = entry_prefix(LABEL_TAG, 4 * label_values) if label_values else b""
+        tail = shape_field + label
+        window = _Probe(self._window)
+        stops = self._index.stops
+        tail_at = stops - 4 * label_values - len(tail)
+        tensor_stop = tail_at + len(shape_field)
+        at = self._index.starts + FRAME.size
+        alike = ~self._index.in_parts & (tail_at > at)
+        alike &= window.holds(tail_at, tail)
+        for before in (bytes([FEATURES_TAG]), ENTRY_KEY + b"\x12", b"\x12"):
+            alike &= window.holds(at, before)
+            at = at + len(before)
+            length, at = window.varints(at)
+            alike &= at + length == tensor_stop
+        filled = at != tail_at
+        alike &= ~filled | window.holds(at, b"\x0a")
+        value_bytes, values_at = window.varints(at + 1)
+        at = values_at + value_bytes
+        alike &= ~filled | ((value_bytes > 0) & (value_bytes % 4 == 0) & window.holds(at, b"\x12"))
+        key_bytes, keys_at = window.varints(at + 1)
+        alike &= ~filled | (keys_at + key_bytes == tail_at)
+        # A record of values alone is a dense one.
+        alike &= ~filled | (key_bytes > 0)
+        here = alike & filled
+        np.copyto(self._values_at, values_at, where=here)
+        np.copyto(self._keys_at, keys_at, where=here)
+        np.copyto(self._counts, np.where(filled, value_bytes // 4, 0), where=alike)
+        np.copyto(self._key_bytes, np.where(filled, key_bytes, 0), where=alike)
+        np.copyto(self._labels_at, stops - 4 * label_values, where=alike)
+        return alike
+
+    def result(self, layout: Layout) -> tuple[SparseMatrix, Float32Array | None]:
+        """All that was read. Raises RecordIOError where the keys of a record do not fit its values or its width."""
+        data: ByteArray = np.frombuffer(self._window, np.uint8)
+        if self._more:
+            data = np.concatenate([data, np.frombuffer(self._more, np.uint8)])
+        offsets = _offsets(self._counts)
+        at = np.repeat(self._values_at - 4 * offsets[:-1], self._counts)
+        at += np.arange(0, 4 * len(at), 4)
+        values = np.asarray(places(data, F4)[at], np.float32)
+        matrix = SparseMatrix(values, self._columns(data, offsets, layout.columns or 0), offsets, layout.columns or 0)
+        if not layout.label_values:
+            return matrix, None
+        at = self._labels_at[:, None] + np.arange(0, 4 * layout.label_values, 4)
+        return matrix, layout.labels(np.asarray(places(data, F4)[at], np.float32))
+
+    def _columns(self, data: ByteArray, offsets: Int64Array, width: int) -> Int64Array:
+        borders = _offsets(self._key_bytes)
+        raw = data[np.repeat(self._keys_at - borders[:-1], self._key_bytes) + np.arange(borders[-1])]
+        # A record's keys end where its bytes do, and there is one for each value.
+        found = np.diff(_offsets(raw < 0x80)[borders])
+        whole = np.ones(len(found), np.bool_)
+        some = np.flatnonzero(self._key_bytes)
+        whole[some] = raw[borders[1:][some] - 1] < 0x80
+        self._check(whole & (found == self._counts), "a sparse record must have one key for each value")
+        starts, sizes = varints_in(raw)
+        if sizes.max(initial=0) > VARINT_BYTES_MAX:
+            self._check_each(sizes <= VARINT_BYTES_MAX, offsets, "a key of more than ten bytes")
+        columns = varint_values(raw, starts, sizes)
+        if columns.max(initial=0) >= np.uint64(width):
+            self._check_each(columns < np.uint64(width), offsets, "a key beyond the shape of its record")
+        signed = columns.astype(np.int64)
+        twice = _twice(signed, offsets)
+        if twice is not None:
+            raise RecordIOError(int(self._index.starts[twice]), "a key that is given twice")
+        return signed
+
+    def _check_each(self, right: NDArray[np.bool_], offsets: Int64Array, reason: str) -> None:
+        """Raise RecordIOError at the record of the first value that is not right."""
+        if not right.all():
+            row = int(np.searchsorted(offsets, int(right.argmin()), side="right")) - 1
+            raise RecordIOError(int(self._index.starts[row]), reason)
+
+    def _check(self, right: NDArray[np.bool_], reason: str) -> None:
+        if not right.all():
+            raise RecordIOError(int(self._index.starts[int(right.argmin())]), reason)
+
+
+class _Probe:
+    """Looks at many places of a window at once. What would lie beyond it reads as zeros."""
+
+    def __init__(self, window: memoryview) -> None:
+        self._size = len(window)
+        self._data: ByteArray = np.frombuffer(window, np.uint8)
+
+    def _at(self, at: Int64Array, dtype: str) -> NDArray[Any]:
+        values = places(self._data, dtype)
+        if not len(values):
+            return np.zeros(len(at), dtype)
+        return values[np.clip(at, 0, len(values) - 1)]
+
+    def holds(self, at: Int64Array, raw: bytes) -> NDArray[np.bool_]:
+        """Whether these bytes stand at each place."""
+        inside = (at >= 0) & (at + len(raw) <= self._size)
+        if len(raw) == 1:
+            inside &= self._at(at, "u1") == raw[0]
         else:
-            if label is not None:
-                raise RecordIOError(offset, "a label given twice")
-            numbers = recordio._parse_entry(payload, start, stop, offset).values
-            if len(numbers) != 1:
-                raise RecordIOError(offset, f"a label of {len(numbers)} values; exactly one can be read")
-            label = numbers[0]
-    if features is None:
-        raise RecordIOError(offset, "a record without features")
-    return _Record(features.values, features.keys, features.width(offset), label)
+            found = self._at(at, f"V{len(raw)}").view(np.uint8).reshape(len(at), len(raw))
+            inside &= (found == np.frombuffer(raw, np.uint8)).all(axis=1)
+        return inside
+
+    def varints(self, at: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """The varint at each place, and where it ends; a number that fits nothing where none of a few bytes is."""
+        byte = self._at(at, "u1")
+        numbers = (byte & 0x7F).astype(np.int64)
+        at = at + 1
+        more = np.flatnonzero(byte > 0x7F)
+        for shift in range(7, 7 * _LENGTH_BYTES_MAX, 7):
+            if not len(more):
+                return numbers, at
+            byte = self._at(at[more], "u1")
+            numbers[more] |= (byte & 0x7F).astype(np.int64) << shift
+            at[more] += 1
+            more = more[byte > 0x7F]
+        numbers[more] = MAX_RECORD_BYTES + 1
+        return numbers, at
+
+
+def _parse(payload: memoryview, offset: int) -> tuple["_Tensor", Float32Array | None]:
+    """The features and the label of a record of any form."""
+    features = _Tensor(np.empty(0, np.float32))
+    label: Float32Array | None = None
+    for number, start, stop in recordio_wire.entries(payload, offset):
+        if number == 2:
+            label = recordio_wire.parse_entry(payload, start, stop, offset).values
+            continue
+        tensor = recordio_wire.tensor_of(payload, start, stop, offset)
+        if tensor is not None:
+            features = _parse_tensor(payload, *tensor, offset)
+    return features, label
 
 
 @dataclass
@@ -401,17 +585,17 @@ class _Tensor:
 def _parse_tensor(payload: memoryview, kind: int, start: int, stop: int, offset: int) -> _Tensor:
     keys = bytearray()
     shape: list[int] = []
-    for number, wire, field_start, field_stop in recordio._fields(payload, start, stop, offset):
-        if number in (2, 3) and wire not in (recordio._BYTES, recordio._VARINT):
+    for number, wire, field_start, field_stop in recordio_wire.fields(payload, start, stop, offset):
+        if number in (2, 3) and wire not in (BYTES, VARINT):
             raise RecordIOError(offset, "keys or a shape that are not whole numbers")
         if number == 2:
             keys += payload[field_start:field_stop]
         elif number == 3:
             at = field_start
             while at < field_stop:
-                length, at = recordio._read_varint(payload, at, field_stop, offset)
+                length, at = recordio_wire.read_varint(payload, at, field_stop, offset)
                 shape.append(length)
-    values = recordio._tensor_values(payload, kind, start, stop, offset).values
+    values = recordio_wire.tensor_values(payload, kind, start, stop, offset).values
     if keys or (shape and not len(values)):
         return _Tensor(values, bytes(keys), shape)
     if shape and shape != [len(values)]:
