@@ -262,6 +262,10 @@ def lease(**more: Any) -> LeaseRecord:
     return LeaseRecord(**{**known, **more})
 
 
+# One moment for all lines of the tests: a second that ends between two of them would change their order.
+BEGIN = int(time.time()) * 1000
+
+
 class TestLogs:
     @pytest.fixture(autouse=True)
     def cloud_watch(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -279,7 +283,7 @@ class TestLogs:
         with contextlib.suppress(client.exceptions.ResourceAlreadyExistsException):
             client.create_log_group(logGroupName=group)
         client.create_log_stream(logGroupName=group, logStreamName=stream)
-        begin = int(time.time()) * 1000
+        begin = BEGIN
         client.put_log_events(
             logGroupName=group,
             logStreamName=stream,
@@ -296,7 +300,7 @@ class TestLogs:
     def test_more_lines_than_a_page(self) -> None:
         self.write(TRAINING_LOGS, "kmeans-1/algo-1-5", [(at, str(at)) for at in range(9000)])
         client = boto3.client("logs")
-        begin = int(time.time()) * 1000 + 9000
+        begin = BEGIN + 9000
         client.put_log_events(
             logGroupName=TRAINING_LOGS,
             logStreamName="kmeans-1/algo-1-5",
