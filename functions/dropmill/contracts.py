@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints
 
 from dropmill.errors import several
 from dropmill.recipe import Recipe
@@ -182,6 +182,10 @@ class Shard(Contract):
 
     number: int = Field(ge=0)
     source: ObjectVersion
+
+
+class Shards(RootModel[list[Shard]]):
+    """`work/<run>/shards.json`."""
 
 
 class PartFile(Contract):

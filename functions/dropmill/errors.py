@@ -68,22 +68,7 @@ class ServiceUnavailable(DropmillError):
     """AWS took no call for now: throttling or an outage that outlasted the client's own retries."""
 
 
-ERRORS_BY_NAME = {
-    error.__name__: error
-    for error in (
-        InvalidDrop,
-        InvalidRecipe,
-        RunClosed,
-        JobFailed,
-        JobStopped,
-        CapacityError,
-        EndpointFailed,
-        LeaseExpired,
-        PredictionFailed,
-        StillClosing,
-        ServiceUnavailable,
-    )
-}
+ERRORS_BY_NAME = {error.__name__: error for error in DropmillError.__subclasses__()}
 
 
 def several(problems: Sequence[str], *, most: int = 10) -> str:

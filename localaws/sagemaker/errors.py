@@ -3,7 +3,6 @@
 ApiError
 |-- ValidationException     400, the request breaks a rule, or names something that isn't there
 |-- ResourceInUse           400, the name is taken
-|-- ResourceNotFound        400
 |-- ResourceLimitExceeded   400
 |-- UnknownOperation        400, not a SageMaker operation that is served here
 `-- InvocationError         an answer of the runtime: ValidationError 400, ModelError 424, InternalFailure 500
@@ -43,12 +42,6 @@ class ResourceInUse(ApiError):
     """The name belongs to a resource that exists."""
 
     code = "ResourceInUse"
-
-
-class ResourceNotFound(ApiError):
-    """The named resource doesn't exist."""
-
-    code = "ResourceNotFound"
 
 
 class ResourceLimitExceeded(ApiError):

@@ -73,16 +73,6 @@ def check(name: str, request: Any) -> dict[str, Any]:
     return dict(known)
 
 
-def check_member(name: str, member: str, value: Any) -> None:
-    """Judge one value by the input member of an operation; for what doesn't arrive in a JSON body."""
-    shape = operation(name).input_shape
-    assert isinstance(shape, StructureShape)  # noqa: S101 - narrows the type; every operation here has an input
-    problems: list[str] = []
-    _walk(shape.members[member], value, _camel(member), problems)
-    if problems:
-        raise ValidationException(f"1 validation error detected: {problems[0]}")
-
-
 def milliseconds(shape: Shape, value: Any) -> Any:
     """Return a document of this shape as events spell it: times are integers, milliseconds since 1970."""
     if isinstance(shape, StructureShape):

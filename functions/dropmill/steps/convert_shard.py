@@ -9,11 +9,21 @@ from typing import BinaryIO
 import numpy as np
 
 from dropmill import storage
-from dropmill.contracts import FEW_ROWS, ConvertedShard, Part, PartFile, Plan, Problem, ShardInput, ShardReport, Task
+from dropmill.contracts import (
+    FEW_ROWS,
+    ConvertedShard,
+    Part,
+    PartFile,
+    Plan,
+    Problem,
+    ShardInput,
+    ShardReport,
+    Shards,
+    Task,
+)
 from dropmill.data import formats, recordio
 from dropmill.naming import part_file_key, plan_key, shard_report_key, shards_key
 from dropmill.step import step
-from dropmill.steps.seal_dataset import Shards
 
 
 def convert_shard(request: ShardInput) -> ConvertedShard:

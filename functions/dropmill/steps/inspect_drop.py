@@ -8,7 +8,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from dropmill import algorithms, aws, storage
-from dropmill.contracts import InspectedDrop, InspectInput, ObjectVersion, Plan, RunInput, Shard
+from dropmill.contracts import InspectedDrop, InspectInput, ObjectVersion, Plan, RunInput, Shard, Shards
 from dropmill.data import formats
 from dropmill.decisions import check_objective, decide_task, naming_recipe, planned_hyperparameters
 from dropmill.errors import InvalidDrop, InvalidRecipe, RunClosed
@@ -18,7 +18,6 @@ from dropmill.naming import plan_key, recipe_key, shards_key
 from dropmill.recipe import RECIPE_BYTES_MAX, Recipe, built_in_recipe, parse_recipe
 from dropmill.runs import open_run
 from dropmill.step import step
-from dropmill.steps.seal_dataset import Shards
 
 DROP_BYTES_MAX = 2 * 1024**3
 """The largest single-file drop: what one Lambda converts within its time and its local disk."""

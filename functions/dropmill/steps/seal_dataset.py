@@ -2,8 +2,6 @@
 
 from collections import Counter
 
-from pydantic import RootModel
-
 from dropmill.contracts import (
     Part,
     PartFile,
@@ -13,8 +11,8 @@ from dropmill.contracts import (
     SealedDataset,
     SealedPart,
     SealedSummary,
-    Shard,
     ShardReport,
+    Shards,
     Task,
     listed,
 )
@@ -23,10 +21,6 @@ from dropmill.errors import InvalidDrop
 from dropmill.naming import dataset_key, plan_key, shard_report_key, shards_key
 from dropmill.step import step
 from dropmill.storage import read_document, write_document
-
-
-class Shards(RootModel[list[Shard]]):
-    """`work/<run>/shards.json`."""
 
 
 def seal_dataset(request: RunReference) -> SealedSummary:
