@@ -26,6 +26,7 @@ from localaws.sagemaker.errors import (
 from localaws.sagemaker.gates import Gates
 from localaws.sagemaker.jobs import TrainingJobs
 from localaws.sagemaker.logs import LogShipper
+from localaws.sagemaker.packages import ModelPackages, tagged
 from localaws.sagemaker.programs import Programs, built_in
 from localaws.sagemaker.resources import Document, Emit, Store, tag_map
 from localaws.sagemaker.storage import Clients
@@ -80,9 +81,10 @@ class SageMaker:
         self._tuning = TuningJobs(self.store, self._jobs, programs)
         self._transforms = TransformJobs(*parts)
         self._models = Models(self.store)
+        self._packages = ModelPackages(self.store)
         self._endpoints = Endpoints(*parts)
         jobs, tuning, transforms = self._jobs, self._tuning, self._transforms
-        models, endpoints = self._models, self._endpoints
+        models, packages, endpoints = self._models, self._packages, self._endpoints
         self.operations: dict[str, Operation] = {
             "CreateTrainingJob": jobs.create,
             "DescribeTrainingJob": jobs.describe,
@@ -103,6 +105,15 @@ class SageMaker:
             "DescribeModel": lambda region, request: models.describe("model", region, request["ModelName"]),
             "ListModels": lambda region, request: models.list_kind("model", region, request),
             "DeleteModel": lambda region, request: models.delete("model", region, request["ModelName"]),
+            "CreateModelPackageGroup": packages.create_group,
+            "DescribeModelPackageGroup": packages.describe_group,
+            "ListModelPackageGroups": packages.list_groups,
+            "DeleteModelPackageGroup": packages.delete_group,
+            "CreateModelPackage": packages.create,
+            "DescribeModelPackage": packages.describe,
+            "ListModelPackages": packages.list_packages,
+            "UpdateModelPackage": packages.update,
+            "DeleteModelPackage": packages.delete,
             "CreateEndpointConfig": models.create_config,
             "DescribeEndpointConfig": lambda region, request: models.describe(
                 "endpoint-config", region, request["EndpointConfigName"]
@@ -185,17 +196,17 @@ class SageMaker:
 
     def _add_tags(self, _region: str, request: Document) -> Document:
         with self.store.lock:
-            resource = self.store.tagged(request["ResourceArn"])
+            resource = tagged(self.store, request["ResourceArn"], change=True)
             resource.tags = tag_map(request["Tags"], resource.tags)
             return {"Tags": _tag_list(resource.tags)}
 
     def _list_tags(self, _region: str, request: Document) -> Document:
         with self.store.lock:
-            return {"Tags": _tag_list(self.store.tagged(request["ResourceArn"]).tags)}
+            return {"Tags": _tag_list(tagged(self.store, request["ResourceArn"]).tags)}
 
     def _delete_tags(self, _region: str, request: Document) -> Document:
         with self.store.lock:
-            resource = self.store.tagged(request["ResourceArn"])
+            resource = tagged(self.store, request["ResourceArn"], change=True)
             resource.tags = {key: value for key, value in resource.tags.items() if key not in request["TagKeys"]}
         return {}
 

@@ -15,6 +15,7 @@ from localaws.sagemaker.container import Container, Host
 from localaws.sagemaker.errors import Failure, InvocationError, ResourceLimitExceeded, ValidationException
 from localaws.sagemaker.gates import Gates
 from localaws.sagemaker.logs import LogShipper
+from localaws.sagemaker.packages import container_of
 from localaws.sagemaker.programs import Programs
 from localaws.sagemaker.resources import ACCOUNT, Document, Resource, Store, arn, now, tag_map
 from localaws.sagemaker.serving import STOP_GRACE, Server, Serving, Unhealthy
@@ -82,6 +83,8 @@ class Models:
         container = given[0]
         if "ExecutionRoleArn" not in request:
             raise ValidationException("ExecutionRoleArn is required to create a model.")
+        if "ModelPackageName" in container:
+            container = container_of(self._store, region, container)
         if "Image" not in container or "ModelDataUrl" not in container:
             raise ValidationException("The embedded SageMaker needs Image and ModelDataUrl in a model's container.")
         if container.get("Mode", "SingleModel") != "SingleModel":

@@ -3,6 +3,7 @@
 ApiError
 |-- ValidationException     400, the request breaks a rule, or names something that isn't there
 |-- ResourceInUse           400, the name is taken
+|-- ConflictException       400, something else stands in the way
 |-- ResourceLimitExceeded   400
 |-- UnknownOperation        400, not a SageMaker operation that is served here
 `-- InvocationError         an answer of the runtime: ValidationError 400, ModelError 424, InternalFailure 500
@@ -42,6 +43,12 @@ class ResourceInUse(ApiError):
     """The name belongs to a resource that exists."""
 
     code = "ResourceInUse"
+
+
+class ConflictException(ApiError):
+    """The state of what is there forbids the change."""
+
+    code = "ConflictException"
 
 
 class ResourceLimitExceeded(ApiError):

@@ -59,7 +59,8 @@ class Kind:
     """How a kind of resource is listed and announced.
 
     `prefix` begins its members' names (`EndpointName`, `EndpointArn`); `status` is the member with its status.
-    `describe` is the operation whose output shape its events follow; None: changes cause no event.
+    `describe` is the operation whose output shape its events follow; None: changes cause no event. `spell_time` says
+    how those events write a time; `untagged_events`: they name no tags where there are none.
     """
 
     prefix: str
@@ -67,6 +68,8 @@ class Kind:
     describe: str | None = None
     event: str | None = None
     newest_first: bool = True
+    spell_time: Callable[[float], int | str] = shapes.milliseconds
+    untagged_events: bool = False
 
 
 KINDS: Mapping[str, Kind] = {
@@ -90,6 +93,17 @@ KINDS: Mapping[str, Kind] = {
     "model": Kind("Model"),
     "endpoint-config": Kind("EndpointConfig"),
     "endpoint": Kind("Endpoint", "EndpointStatus", "DescribeEndpoint", "SageMaker Endpoint State Change"),
+    "model-package-group": Kind("ModelPackageGroup", newest_first=False),
+    # By the example in "Events that Amazon SageMaker AI sends to Amazon EventBridge", of a version in a group.
+    "model-package": Kind(
+        "ModelPackage",
+        "ModelPackageStatus",
+        "DescribeModelPackage",
+        "SageMaker Model Package State Change",
+        newest_first=False,
+        spell_time=shapes.iso_seconds,
+        untagged_events=True,
+    ),
 }
 
 # EventBridge spells an endpoint's status in capitals; the API doesn't.
@@ -151,6 +165,11 @@ class Store:
             found = self._resources.values()
             return sum(one.kind == kind and one.document.get(status) in statuses for one in found)
 
+    def of_kind(self, kind: str, region: str) -> list[Resource]:
+        """Return a region's resources of one kind, in the order in which they were added."""
+        with self.lock:
+            return [one for one in self._resources.values() if one.kind == kind and one.region == region]
+
     def describe(self, resource: Resource) -> Document:
         """Return a copy of what Describe answers."""
         with self.lock:
@@ -163,13 +182,14 @@ class Store:
             return
         shape = shapes.operation(kind.describe).output_shape
         with self.lock:
-            detail = shapes.milliseconds(shape, copy.deepcopy(resource.document)) if shape else {}
+            detail = shapes.with_times(shape, copy.deepcopy(resource.document), kind.spell_time) if shape else {}
             if status:
                 detail[kind.status] = status
             if resource.kind == "endpoint":
                 spelled = str(detail[kind.status])
                 detail[kind.status] = _EVENT_STATUS.get(spelled, spelled.upper())
-            detail["Tags"] = dict(resource.tags)
+            if resource.tags or not kind.untagged_events:
+                detail["Tags"] = dict(resource.tags)
             self._emit(
                 {
                     "source": "aws.sagemaker",
@@ -214,11 +234,10 @@ class Store:
             return {key: document[key] for key in summary if key in document}
 
         with self.lock:
-            found = [one for one in self._resources.values() if one.kind == kind and one.region == region]
             rows = [
                 (one.document[keys[by]], one.arn, copy.deepcopy(shown(one.document)))
-                for one in found
-                if _wanted(one, naming, request)
+                for one in self.of_kind(kind, region)
+                if wanted(one, naming, request)
             ]
         return page_of(rows, request, by=by, descending=descending)
 
@@ -240,7 +259,8 @@ def page_of(
     return [row[2] for row in shown], after
 
 
-def _wanted(resource: Resource, kind: Kind, request: Mapping[str, Any]) -> bool:
+def wanted(resource: Resource, kind: Kind, request: Mapping[str, Any]) -> bool:
+    """Return whether a resource passes the filters that the list operations share."""
     document = resource.document
     if request.get("NameContains", "").lower() not in resource.name.lower():
         return False

@@ -7,6 +7,7 @@ regular expression pattern: ...`.
 
 import datetime
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -28,6 +29,9 @@ _JAVA_CLASSES = {
     r"\p{ASCII}": r"[\x00-\x7f]",
 }
 
+# Java repeats an anchor (`...*)${1,128}`, in the patterns of metadata and tags); Python's `re` refuses to.
+_REPEATED_END = re.compile(r"\$\{\d+,\d+\}$")
+
 
 @cache
 def service_model() -> ServiceModel:
@@ -40,6 +44,7 @@ def _pattern(text: str) -> re.Pattern[str] | None:
     """Compile a pattern of the model; None where Python's `re` has no words for it."""
     for java, python in _JAVA_CLASSES.items():
         text = text.replace(java, python)
+    text = _REPEATED_END.sub("$", text)
     try:
         return re.compile(text)
     except re.error:
@@ -73,15 +78,25 @@ def check(name: str, request: Any) -> dict[str, Any]:
     return dict(known)
 
 
-def milliseconds(shape: Shape, value: Any) -> Any:
-    """Return a document of this shape as events spell it: times are integers, milliseconds since 1970."""
+def milliseconds(moment: float) -> int:
+    """Return seconds since 1970 as most events spell a time: milliseconds since then."""
+    return round(moment * 1000)
+
+
+def iso_seconds(moment: float) -> str:
+    """Return seconds since 1970 as a model package's events spell a time: `2021-02-24T17:00:14Z`."""
+    return datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def with_times(shape: Shape, value: Any, spell: Callable[[float], Any]) -> Any:
+    """Return a document of this shape whose times are spelt so, without members that the shape doesn't have."""
     if isinstance(shape, StructureShape):
-        return {key: milliseconds(shape.members[key], one) for key, one in value.items() if key in shape.members}
+        return {key: with_times(shape.members[key], one, spell) for key, one in value.items() if key in shape.members}
     if isinstance(shape, ListShape):
-        return [milliseconds(shape.member, one) for one in value]
+        return [with_times(shape.member, one, spell) for one in value]
     if isinstance(shape, MapShape):
-        return {key: milliseconds(shape.value, one) for key, one in value.items()}
-    return round(value * 1000) if shape.type_name == "timestamp" else value
+        return {key: with_times(shape.value, one, spell) for key, one in value.items()}
+    return spell(value) if shape.type_name == "timestamp" else value
 
 
 def _camel(member: str) -> str:

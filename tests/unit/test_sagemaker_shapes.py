@@ -130,7 +130,7 @@ def test_an_operation_that_sagemaker_does_not_have_is_unknown() -> None:
         shapes.check("DescribeNothing", {})
 
 
-def test_events_have_whole_milliseconds() -> None:
+def test_events_spell_times_their_own_way() -> None:
     shape = shapes.operation("DescribeTrainingJob").output_shape
     assert shape
     document = {
@@ -138,11 +138,22 @@ def test_events_have_whole_milliseconds() -> None:
         "HyperParameters": {"k": "1"},
         "SecondaryStatusTransitions": [{"Status": "Starting", "StartTime": 2.0}],
     }
-    assert shapes.milliseconds(shape, document) == {
+    assert shapes.with_times(shape, document | {"Unknown": 1}, shapes.milliseconds) == {
         "CreationTime": 1234,
         "HyperParameters": {"k": "1"},
         "SecondaryStatusTransitions": [{"Status": "Starting", "StartTime": 2000}],
     }
+    assert shapes.with_times(shape, {"CreationTime": 1614186014.9}, shapes.iso_seconds) == {
+        "CreationTime": "2021-02-24T17:00:14Z"
+    }
+
+
+def test_every_pattern_of_metadata_and_tags_is_understood() -> None:
+    request = {"ModelPackageGroupName": "g", "CustomerMetadataProperties": {"dropmill:run": "s3://a/b_c=1.5 +@-"}}
+    assert shapes.check("CreateModelPackage", request) == request
+    assert "regular expression pattern" in said(
+        "CreateModelPackage", {**request, "CustomerMetadataProperties": {"k": "[1, 2]"}}
+    )
 
 
 anything = st.recursive(
