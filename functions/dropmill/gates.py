@@ -89,9 +89,8 @@ def parse_gate(metric: str, text: str) -> Gate:
     threshold = float(found[2]) if found else math.inf
     if found is None or not math.isfinite(threshold):
         shown = repr(text if len(str(text)) <= _SHOWN else f"{str(text)[:_SHOWN]}...")
-        raise ValueError(
-            f'the gate on {metric} must be a comparison and a number in quotes, such as "{_example(metric)}", not {shown}'
-        )
+        wanted = f'a comparison and a number in quotes, such as "{_example(metric)}"'
+        raise ValueError(f"the gate on {metric} must be {wanted}, not {shown}")
     least, most = _BETWEEN[metric]
     if not least <= threshold <= most:
         bounds = (

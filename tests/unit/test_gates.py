@@ -80,7 +80,7 @@ class TestGrammar:
         with pytest.raises(ValueError, match="f1") as caught:
             parse_gates({"f1": "0.9", "recall": ">= 0.5", "auc": "> 0.5"})
         assert str(caught.value).splitlines() == [
-            "- a gate is a comparison and a number in quotes, such as \">= 0.90\", not '0.9'",
+            "- the gate on f1 must be a comparison and a number in quotes, such as \">= 0.90\", not '0.9'",
             "- there is no metric 'auc'; did you mean roc_auc?",
         ]
         assert [str(gate) for gate in parse_gates({"mae": "<3", "r2": "> .5"})] == ["mae < 3.0", "r2 > 0.5"]
