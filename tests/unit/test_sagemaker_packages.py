@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -153,6 +154,13 @@ class TestVersions:
         for operation in ("DescribeModelPackage", "DeleteModelPackage"):
             assert registry.refused(operation, ModelPackageName="digits/2") == gone
         assert registry.refused("UpdateModelPackage", ModelPackageArn=f"{ARN}:model-package/digits/2") == gone
+
+    def test_versions_registered_at_once_are_all_different(self, registry: Registry) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda _: registry.version(), range(40)))
+        assert {int(one.rpartition("/")[2]) for one in made} == set(range(1, 41))
+        told = [event["detail"]["ModelPackageVersion"] for event in registry.events]
+        assert told == list(range(1, 41))
 
     def test_the_same_client_token_makes_one_version(self, registry: Registry) -> None:
         first = registry.version(ClientToken="token-1")
