@@ -103,7 +103,14 @@ class DataOptions(Section):
 
     label: str | None = Field(default=None, description="Column name or 0-based index; else a column named `label`")
     positive: LabelValue | None = Field(default=None, description="1 where the label equals this, else 0")
+    classes: list[str] | None = Field(
+        default=None, min_length=2, max_length=1000, description="The labels in order; else read from the label column"
+    )
     header: Literal["auto", "true", "false"] = "auto"
+    delimiter: Literal["auto", ",", "\t", ";", "|"] = Field(default="auto", description="What separates columns of text")
+    missing: Literal["refuse", "0", "mean"] = Field(
+        default="refuse", description="What becomes of empty cells: an error, 0, or the column's mean"
+    )
     drop_columns: list[str] = Field(default_factory=list, max_length=10_000)
     scale: Literal["none", "255"] = Field(default="none", description="255: every feature is divided by 255")
     split: Split = Split()

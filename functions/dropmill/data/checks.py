@@ -7,11 +7,12 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from dropmill.contracts import PROBLEMS_MAX, Problem, listed
+from dropmill.contracts import PROBLEMS_MAX, FoundProblem, Problem, listed
 from dropmill.errors import InvalidDrop
 from dropmill.recipe import DataOptions
 
 MAX_COLUMNS = 100_000
+MAX_SPARSE_COLUMNS = 10_000_000
 MAX_WHOLE_BYTES = 1 << 30
 """The most that is read into memory at once: an array of labels, or an array in Fortran order."""
 MAX_UNPACKED_BYTES = 4 << 30
@@ -34,23 +35,25 @@ class TooManyProblems(Exception):
 
 
 class Problems:
-    """Problems gathered into the caller's list, up to `MAX_PROBLEMS`."""
+    """Problems of one piece of one file, gathered into the caller's list, up to `MAX_PROBLEMS`."""
 
-    def __init__(self, file_name: str, found: list[Problem]) -> None:
+    def __init__(self, file_name: str, found: list[FoundProblem], piece: int = 0) -> None:
         self.file_name = file_name
         self.found = found
+        self.piece = piece
 
     def add(self, rule: str, *, row: int, column: str | None = None, value: object | None = None) -> None:
         """Note a problem. Raises TooManyProblems once there are enough."""
         text = None if value is None else shortened(str(value))
-        self.found.append(Problem(file=self.file_name, row=row, column=column, value=text, rule=rule))
+        problem = Problem(file=self.file_name, row=row, column=column, value=text, rule=rule)
+        self.found.append(FoundProblem(piece=self.piece, problem=problem))
         if len(self.found) >= MAX_PROBLEMS:
             raise TooManyProblems
 
     def raise_any(self) -> None:
         """Raise InvalidDrop if there is any problem."""
         if self.found:
-            raise InvalidDrop(listed(self.found))
+            raise InvalidDrop(listed([found.problem for found in self.found]))
 
 
 def shortened(text: str) -> str:
