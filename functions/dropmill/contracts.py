@@ -156,7 +156,8 @@ class Layout(Contract):
     pre_split: bool = Field(default=False, description="The drop itself is divided into train, validation and test")
     quoted_line_ends: bool = Field(default=False, description="CSV: some cell holds a line end, within quotation marks")
     classes: list[str] | None = Field(
-        default=None, description="The names of the labels `0.0`, `1.0`, ...: the label is text, or the recipe names them"
+        default=None,
+        description="The names of the labels `0.0`, `1.0`, ...: the label is text, or the recipe names them",
     )
     label_values: list[float] | None = Field(
         default=None, description="The distinct label values, ascending; None: unlabelled, or more than can be classes"

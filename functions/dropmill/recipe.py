@@ -107,7 +107,9 @@ class DataOptions(Section):
         default=None, min_length=2, max_length=1000, description="The labels in order; else read from the label column"
     )
     header: Literal["auto", "true", "false"] = "auto"
-    delimiter: Literal["auto", ",", "\t", ";", "|"] = Field(default="auto", description="What separates columns of text")
+    delimiter: Literal["auto", ",", "\t", ";", "|"] = Field(
+        default="auto", description="What separates columns of text"
+    )
     missing: Literal["refuse", "0", "mean"] = Field(
         default="refuse", description="What becomes of empty cells: an error, 0, or the column's mean"
     )

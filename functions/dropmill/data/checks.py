@@ -1,6 +1,7 @@
 """What all readers share: limits, the ways to refuse a drop, and which columns are what."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -27,6 +28,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 DEFAULT_LABEL = "label"
 
 NOT_FINITE = "is not a finite number: mend the row or leave it out"
+UNKNOWN_CLASS = "is none of the classes: mend the label, or list it under data.classes in the recipe"
 BEYOND_FLOAT32 = f"is beyond float32 (at most {FLOAT32_MAX:.4g} in size): rescale the column"
 
 
@@ -134,3 +136,27 @@ class LabelValues:
     def result(self) -> list[float] | None:
         """The values, ascending; None for more than `MAX_CLASSES`."""
         return None if self._values is None else [float(value) for value in self._values]
+
+
+def class_name(cell: str | float) -> str:
+    """How a class is named: a number as `3` or `0.5` however it is written, other text without the space around it."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return str(cell).strip()
+    if not math.isfinite(value):
+        return str(cell).strip()
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+
+
+class ClassIndex:
+    """The index of each class among `classes`, found by its name."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._indexes = {class_name(name): float(index) for index, name in enumerate(classes)}
+
+    def of(self, cells: Sequence[str] | NDArray[np.float64]) -> NDArray[np.float64]:
+        """The indexes of `cells` [n], NaN where there is no such class."""
+        texts, places = np.unique(np.asarray(cells), return_inverse=True)
+        known = [self._indexes.get(class_name(text), math.nan) for text in texts.tolist()]
+        return np.array(known, dtype=np.float64)[places]
