@@ -133,6 +133,10 @@ class LabelValues:
             merged = np.union1d(self._values, labels.astype(np.float64) + 0.0)  # adding zero turns -0.0 into 0.0
             self._values = merged if len(merged) <= MAX_CLASSES else None
 
+    @property
+    def empty(self) -> bool:
+        return self._values is not None and not len(self._values)
+
     def result(self) -> list[float] | None:
         """The values, ascending; None for more than `MAX_CLASSES`."""
         return None if self._values is None else [float(value) for value in self._values]
