@@ -1,8 +1,8 @@
-"""Pieces of a file that is divided by lines: which lines belong to a piece, in slices of bounded size."""
+"""Text in slices of bounded size: the lines of a piece, in a file that is divided by lines, or those of a stream."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn, Protocol
 
 from dropmill.contracts import Piece
 from dropmill.data.checks import refuse
@@ -10,6 +10,10 @@ from dropmill.data.rows import Progress
 
 MAX_LINE_BYTES = 32 << 20
 SLICE_BYTES = 2 << 20
+
+
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -21,14 +25,20 @@ class Slice:
 
 
 def slices(
-    stream: BinaryIO, piece: Piece, progress: Progress, file_name: str, *, slice_bytes: int = SLICE_BYTES
+    stream: BinaryIO,
+    piece: Piece,
+    progress: Progress,
+    file_name: str,
+    *,
+    slice_bytes: int = SLICE_BYTES,
+    max_line_bytes: int = MAX_LINE_BYTES,
 ) -> Iterator[Slice]:
     """Yield the lines that begin in the byte range of `piece`, the last of them to its end, wherever that is.
 
     A line begins at the file's first byte and behind every line feed. `progress.begin` and `stop` become the offsets
     of the first line that begins at or behind the piece's start and end, so neighbours agree on each other's bounds.
 
-    Raises InvalidDrop for a line of more than `MAX_LINE_BYTES`.
+    Raises InvalidDrop for a line of more than `max_line_bytes`.
     """
     at = _next_line(stream, piece.start, file_name)
     progress.begin = progress.stop = at
@@ -41,20 +51,50 @@ def slices(
         data = rest + read
         cut = data.rfind(b"\n") + 1
         rest = data[cut:]
-        if len(rest) > MAX_LINE_BYTES:
-            refuse(file_name, f"no line ends within {MAX_LINE_BYTES >> 20} MB", row=progress.lines + 1)
+        if cut:
+            progress.stop += cut
+            yield _taken(data[:cut], progress)
+        if len(rest) > max_line_bytes:
+            _refuse_long_line(file_name, max_line_bytes, progress)
+    if rest:
+        tail = stream.readline(max_line_bytes + 1)
+        if len(rest) + len(tail) > max_line_bytes:
+            _refuse_long_line(file_name, max_line_bytes, progress)
+        progress.stop += len(rest) + len(tail)
+        yield _taken(rest + tail, progress)
+
+
+def whole_slices(
+    stream: Readable,
+    progress: Progress,
+    file_name: str,
+    *,
+    slice_bytes: int = SLICE_BYTES,
+    max_line_bytes: int = MAX_LINE_BYTES,
+) -> Iterator[Slice]:
+    """Yield all lines of a stream that can't be divided, from where it stands. Only `progress.lines` is kept.
+
+    Raises InvalidDrop for a line of more than `max_line_bytes`.
+    """
+    rest = b""
+    while read := stream.read(slice_bytes):
+        data = rest + read
+        cut = data.rfind(b"\n") + 1
+        rest = data[cut:]
         if cut:
             yield _taken(data[:cut], progress)
+        if len(rest) > max_line_bytes:
+            _refuse_long_line(file_name, max_line_bytes, progress)
     if rest:
-        tail = stream.readline(MAX_LINE_BYTES + 1)
-        if len(rest) + len(tail) > MAX_LINE_BYTES:
-            refuse(file_name, f"no line ends within {MAX_LINE_BYTES >> 20} MB", row=progress.lines + 1)
-        yield _taken(rest + tail, progress)
+        yield _taken(rest, progress)
+
+
+def _refuse_long_line(file_name: str, max_line_bytes: int, progress: Progress) -> NoReturn:
+    refuse(file_name, f"no line ends within {max_line_bytes >> 20} MB", row=progress.lines + 1)
 
 
 def _taken(data: bytes, progress: Progress) -> Slice:
     whole = Slice(data, progress.lines + 1)
-    progress.stop += len(data)
     progress.lines += data.count(b"\n")
     return whole
 
