@@ -317,6 +317,7 @@ class SealedDataset(Contract):
     rows: int = Field(ge=1)
     parts: dict[Part, SealedPart]
     hyperparameters: dict[str, str]
+    shards: int | None = Field(default=None, ge=1, description="How many the drop was converted in")
     warnings: list[str] = Field(default_factory=list, description="What is odd about the data, but no error")
 
 

@@ -16,6 +16,7 @@ from moto import mock_aws
 
 from dropmill import aws, naming, settings, storage
 from dropmill.contracts import (
+    DroppedFile,
     EvaluateInput,
     FileFormat,
     Layout,
@@ -108,6 +109,11 @@ def prepare(
             recipe_name="digits",
             recipe=Recipe.model_validate({"algorithm": ALGORITHMS[task], "evaluation": {"max_rows": max_rows}}),
             drop=ObjectVersion(bucket="drops", key="drops/digits/points.csv", size=10),
+            files=[
+                DroppedFile(
+                    source=ObjectVersion(bucket="drops", key="drops/digits/points.csv", size=10), name="points.csv"
+                )
+            ],
             layout=Layout(
                 format=FileFormat.CSV,
                 columns=[str(index) for index in range(features)],

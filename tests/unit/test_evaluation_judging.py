@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dropmill.algorithms import Predictions
-from dropmill.contracts import FileFormat, Layout, ObjectVersion, Part, Plan, SealedDataset, SealedPart, Task
+from dropmill.contracts import (
+    DroppedFile,
+    FileFormat,
+    Layout,
+    ObjectVersion,
+    Part,
+    Plan,
+    SealedDataset,
+    SealedPart,
+    Task,
+)
 from dropmill.errors import PredictionFailed
 from dropmill.evaluation.judging import MEMBERS_SHOWN, Judged, class_names, judge_for
 from dropmill.recipe import Recipe
@@ -21,6 +31,9 @@ def plan(task: Task, values: list[float] | None, *, positive: str | None = None,
         recipe_name="digits",
         recipe=Recipe.model_validate({"algorithm": "linear-learner", "data": {"positive": positive}}),
         drop=ObjectVersion(bucket="drops", key="drops/digits/points.csv", size=10),
+        files=[
+            DroppedFile(source=ObjectVersion(bucket="drops", key="drops/digits/points.csv", size=10), name="points.csv")
+        ],
         layout=Layout(
             format=FileFormat.CSV,
             columns=[str(index) for index in range(features)],
@@ -188,4 +201,4 @@ def test_answers_that_do_not_fit_the_task_are_refused(task, answers):
 
 
 def test_class_names_that_would_read_alike_are_written_out():
-    assert class_names(plan(Task.MULTICLASS, [1234567.0, 1234568.0, 3.0])) == ["1234567.0", "1234568.0", "3.0"]
+    assert class_names(plan(Task.MULTICLASS, [1234567.0, 1234568.0, 3.0])) == ["1234567", "1234568", "3"]

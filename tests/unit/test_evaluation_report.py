@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dropmill.contracts import (
+    DroppedFile,
     FileFormat,
     Layout,
     ObjectVersion,
@@ -66,6 +67,12 @@ def plan(
         recipe_name="digits",
         recipe=Recipe.model_validate({"algorithm": "linear-learner", "data": {"positive": positive}}),
         drop=ObjectVersion(bucket="the-drops", key=f"drops/digits/{name}", version_id="v1", size=1234),
+        files=[
+            DroppedFile(
+                source=ObjectVersion(bucket="the-drops", key=f"drops/digits/{name}", version_id="v1", size=1234),
+                name="points.csv",
+            )
+        ],
         layout=Layout(
             format=FileFormat.CSV,
             columns=["0", "1"],

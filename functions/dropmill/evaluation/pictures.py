@@ -21,9 +21,10 @@ from PIL import Image
 from dropmill.evaluation.metrics import Counts, Floats, precision_recall_f1, roc_curve
 
 IMAGE_FEATURES_MIN = 49
+SPARSE_IMAGE_FEATURES_MAX = 64 * 64
 IMAGE_RULE = (
     f"Rows are shown as square pictures where the number of features is a perfect square of at least "
-    f"{IMAGE_FEATURES_MIN} and no value is negative."
+    f"{IMAGE_FEATURES_MIN} (of sparse rows, at most {SPARSE_IMAGE_FEATURES_MAX:,}) and no value is negative."
 )
 
 CLUSTERS_DRAWN_MAX = 40
