@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints
 
 from dropmill.errors import several
+from dropmill.naming import folder_of_drop
 from dropmill.recipe import Recipe
 
 RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](-?[a-z0-9])*$", max_length=80)]
@@ -49,7 +50,8 @@ class ObjectVersion(Contract):
 
     @property
     def file_name(self) -> str:
-        return self.key.rsplit("/", 1)[-1]
+        """As messages say it: the file's name, or that of the folder which this object closes."""
+        return (folder_of_drop(self.key) or self.key).rstrip("/").rsplit("/", 1)[-1]
 
     @property
     def uri(self) -> str:
@@ -329,6 +331,7 @@ class InspectedDrop(Contract):
     training_timeout: int = Field(description="Seconds after which nobody waits for the training any more")
     task: Task
     feature_dim: int
+    concurrency: int = Field(ge=1, le=40, description="How many shards are converted at once")
 
 
 class ConvertedShard(Contract):
