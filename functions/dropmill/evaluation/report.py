@@ -225,10 +225,15 @@ def notes(plan: Plan, dataset: SealedDataset, judged: Judged, sampled_from: int 
     """What to know before believing the metrics, a sentence or two each."""
     found = list(judged.notes)
     if sampled_from is not None:
+        most = plan.recipe.evaluation.max_rows
+        reason = (
+            f"the recipe's evaluation.max_rows is {most:,}"
+            if judged.rows >= most
+            else "the test part is too large to be read whole"
+        )
         found.append(
             f"Judged on a random sample of {judged.rows:,} of {sampled_from:,} test rows (seed "
-            f"{plan.recipe.data.split.seed}), because the recipe's evaluation.max_rows is "
-            f"{plan.recipe.evaluation.max_rows:,}."
+            f"{plan.recipe.data.split.seed}), because {reason}."
         )
     if judged.rows < _FEW_ROWS:
         found.append(f"Only {judged.rows:,} rows were held out, so the metrics are rough.")
