@@ -6,7 +6,8 @@ from typing import BinaryIO, NoReturn, Protocol
 
 from dropmill.contracts import Piece
 from dropmill.data.checks import refuse
-from dropmill.data.rows import Progress
+from dropmill.data.rows import OpenFile, Progress
+from dropmill.data.unpacked import unpacked
 
 MAX_LINE_BYTES = 32 << 20
 SLICE_BYTES = 2 << 20
@@ -22,6 +23,26 @@ class Slice:
 
     data: bytes
     first_line: int
+
+
+def of_piece(
+    file: OpenFile,
+    piece: Piece,
+    progress: Progress,
+    *,
+    gzipped: bool,
+    slice_bytes: int = SLICE_BYTES,
+    max_line_bytes: int = MAX_LINE_BYTES,
+) -> Iterator[Slice]:
+    """Yield the lines of a piece of a file as `slices` does, or, if it is gzipped, all its lines (`whole_slices`)."""
+    with file.open() as stream:
+        if not gzipped:
+            yield from slices(
+                stream, piece, progress, file.name, slice_bytes=slice_bytes, max_line_bytes=max_line_bytes
+            )
+            return
+        with unpacked(stream, file.name, gzipped=True) as whole:
+            yield from whole_slices(whole, progress, file.name, slice_bytes=slice_bytes, max_line_bytes=max_line_bytes)
 
 
 def slices(
