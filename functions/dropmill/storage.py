@@ -310,7 +310,7 @@ class _Upload(io.BufferedIOBase):
         if not self._written:
             return
         if self._upload_id is None:
-            aws.s3().put_object(**self._target, Body=self._buffer)
+            aws.s3().put_object(**self._target, Body=_bytes(self._buffer))
             return
         if self._buffer:
             self._send()
@@ -350,9 +350,14 @@ class _Upload(io.BufferedIOBase):
 
     def _sent(self, number: int, body: bytearray) -> str:
         answer = aws.s3().upload_part(
-            **self._target, UploadId=cast("str", self._upload_id), PartNumber=number, Body=body
+            **self._target, UploadId=cast("str", self._upload_id), PartNumber=number, Body=_bytes(body)
         )
         return answer["ETag"]
+
+
+def _bytes(buffer: bytearray) -> bytes:
+    """The buffer as what botocore's types ask for; it sends a bytearray as it is."""
+    return cast("bytes", buffer)
 
 
 @cache

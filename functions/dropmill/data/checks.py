@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dropmill.contracts import PROBLEMS_MAX, FoundProblem, Problem, listed
 from dropmill.errors import InvalidDrop
+from dropmill.labels import class_name as class_name
 from dropmill.recipe import DataOptions
 
 MAX_COLUMNS = 100_000
@@ -140,17 +141,6 @@ class LabelValues:
     def result(self) -> list[float] | None:
         """The values, ascending; None for more than `MAX_CLASSES`."""
         return None if self._values is None else [float(value) for value in self._values]
-
-
-def class_name(cell: str | float) -> str:
-    """How a class is named: a number as `3` or `0.5` however it is written, other text without the space around it."""
-    try:
-        value = float(cell)
-    except ValueError:
-        return str(cell).strip()
-    if not math.isfinite(value):
-        return str(cell).strip()
-    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
 
 
 class ClassIndex:
