@@ -4,15 +4,18 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from dropmill.data.checks import MAX_UNPACKED_BYTES, refuse
-from dropmill.data.lines import Readable
 
 MAX_RATIO = 500
 """Deflate can't exceed 1032; only a file that says nearly the same thing all along comes near it."""
 RATIO_FREE_BYTES = 256 << 20
 """So much may come of a file at any ratio."""
+
+
+class Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
 
 
 @contextmanager
