@@ -46,7 +46,6 @@ MAX_LABEL_BYTES = 256
 Int64Array = NDArray[np.int64]
 
 _SLICE_BYTES = 1 << 20
-_MARK = b"\xef\xbb\xbf"
 _WIDTH_OPTION = "hyperparameters.feature_dim"
 _LABEL = "label"  # what messages call it; no column has a name here
 _SPACES = bytes.maketrans(b" \t\r\v\f", b"\n" * 5)
@@ -178,15 +177,12 @@ def _all_of(file: OpenFile) -> Piece:
 
 
 def _slices(file: OpenFile, piece: Piece, progress: Progress, *, gzipped: bool) -> Iterator[lines.Slice]:
-    """The lines of a piece, without comments and the mark that some programs put before UTF-8."""
+    """The lines of a piece, without comments."""
     found = lines.of_piece(
         file, piece, progress, gzipped=gzipped, slice_bytes=_SLICE_BYTES, max_line_bytes=MAX_LINE_BYTES
     )
-    first = piece.start == 0
     for part in found:
-        data = part.data.removeprefix(_MARK) if first else part.data
-        first = False
-        yield replace(part, data=_COMMENT.sub(b"", data) if b"#" in data else data)
+        yield replace(part, data=_COMMENT.sub(b"", part.data)) if b"#" in part.data else part
 
 
 def _numbered(part: lines.Slice) -> Iterator[tuple[int, bytes]]:

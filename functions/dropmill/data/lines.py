@@ -1,7 +1,7 @@
 """Text in slices of bounded size: the lines of a piece, in a file that is divided by lines, or those of a stream."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, NoReturn, Protocol
 
 from dropmill.contracts import Piece
@@ -11,6 +11,8 @@ from dropmill.data.unpacked import unpacked
 
 MAX_LINE_BYTES = 32 << 20
 SLICE_BYTES = 2 << 20
+
+_UTF8_MARK = b"\xef\xbb\xbf"
 
 
 class Readable(Protocol):
@@ -34,15 +36,19 @@ def of_piece(
     slice_bytes: int = SLICE_BYTES,
     max_line_bytes: int = MAX_LINE_BYTES,
 ) -> Iterator[Slice]:
-    """Yield the lines of a piece of a file as `slices` does, or, if it is gzipped, all its lines (`whole_slices`)."""
-    with file.open() as stream:
-        if not gzipped:
-            yield from slices(
-                stream, piece, progress, file.name, slice_bytes=slice_bytes, max_line_bytes=max_line_bytes
-            )
-            return
-        with unpacked(stream, file.name, gzipped=True) as whole:
-            yield from whole_slices(whole, progress, file.name, slice_bytes=slice_bytes, max_line_bytes=max_line_bytes)
+    """Yield the lines of a piece of a file as `slices` does, or, if it is gzipped, all its lines (`whole_slices`).
+
+    Leaves out the mark that some programs put before UTF-8.
+    """
+    limits = {"slice_bytes": slice_bytes, "max_line_bytes": max_line_bytes}
+    with file.open() as stream, unpacked(stream, file.name, gzipped=gzipped) as whole:
+        if gzipped:
+            found = whole_slices(whole, progress, file.name, **limits)
+        else:
+            found = slices(stream, piece, progress, file.name, **limits)
+        for number, part in enumerate(found):
+            first = number == 0 and (gzipped or piece.start == 0)
+            yield replace(part, data=part.data.removeprefix(_UTF8_MARK)) if first else part
 
 
 def slices(
