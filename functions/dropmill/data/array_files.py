@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dropmill.data.checks import MAX_COLUMNS, MAX_WHOLE_BYTES, refuse, shortened
+from dropmill.data.unpacked import Readable
 
 MAX_DIMENSIONS = 8
 MAX_TEXT_BYTES = 1024
@@ -25,10 +26,6 @@ DAMAGED = "the file is damaged or cut off: upload it again, whole"
 
 _PIECE_BYTES = 1 << 20
 _HEAD_ERRORS = (ValueError, TypeError, SyntaxError, KeyError, MemoryError, RecursionError, tokenize.TokenError)
-
-
-class Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
 
 
 class Numbers(Protocol):

@@ -22,7 +22,6 @@ from dropmill.data.array_files import (
     MAX_DIMENSIONS,
     ArrayHead,
     Numbers,
-    Readable,
     Seekable,
     Sequential,
     StoredArray,
@@ -31,7 +30,7 @@ from dropmill.data.array_files import (
 from dropmill.data.array_rows import check_labels, label_cells_of, look_at, rows_of
 from dropmill.data.checks import MAX_UNPACKED_BYTES, Problems, feature_columns, label_column, numbered, refuse
 from dropmill.data.rows import Float64Array, Look, OpenFile, Progress, Rows
-from dropmill.data.unpacked import unpacked
+from dropmill.data.unpacked import Readable, unpacked
 from dropmill.recipe import DataOptions
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
-from dropmill.data.array_files import DAMAGED, Numbers, Readable, Sequential, StoredArray, read_head
+from dropmill.data.array_files import DAMAGED, Numbers, Sequential, StoredArray, read_head
 from dropmill.data.checks import MAX_UNPACKED_BYTES, refuse, shortened
 from dropmill.data.rows import OpenFile
+from dropmill.data.unpacked import Readable
 
 FEATURE_MEMBERS = ("x", "features", "data", "images", "inputs")
 LABEL_MEMBERS = ("y", "labels", "label", "targets", "target")
