@@ -76,6 +76,12 @@ def write_object(key: str, body: bytes, content_type: str = "application/json") 
     aws.s3().put_object(Bucket=setting("artifact_bucket"), Key=key, Body=body, ContentType=content_type)
 
 
+def list_objects(prefix: str) -> dict[str, int]:
+    """The size of each object of the artifact bucket under `prefix`, by key."""
+    pages = aws.s3().get_paginator("list_objects_v2").paginate(Bucket=setting("artifact_bucket"), Prefix=prefix)
+    return {found["Key"]: found["Size"] for page in pages for found in page.get("Contents", ())}
+
+
 def artifact_uri(key: str) -> str:
     return f"s3://{setting('artifact_bucket')}/{key}"
 
