@@ -115,6 +115,7 @@ def cells_of(reader: ModuleType, data: bytes, **options: Any) -> tuple[list[Any]
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(array_rows, "ROWS_BYTES", 64)
     monkeypatch.setattr(array_files, "SLAB_BYTES", 300)
+    monkeypatch.setattr(array_files, "PACKED_SLAB_BYTES", 300)
 
 
 # What is read
@@ -169,9 +170,16 @@ def test_slabs_of_fortran_order_give_the_same_rows(rows: int, shape: list[int], 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(array_rows, "ROWS_BYTES", 100)
         patch.setattr(array_files, "SLAB_BYTES", slab)
+        patch.setattr(array_files, "PACKED_SLAB_BYTES", slab)
+        reader = npz if packed else npy
         in_order = np.asfortranarray(array)
-        read = Read(npz, npz_of(x=in_order), "d.npz") if packed else Read(npy, npy_of(in_order), "d.npy")
-    np.testing.assert_array_equal(read.features, array.reshape(rows, -1))
+        data = npz_of(x=in_order) if packed else npy_of(in_order)
+        read = Read(reader, data, "d")
+        flat = array.reshape(rows, -1)
+        np.testing.assert_array_equal(read.features, flat)
+        if flat.shape[1] > 1:
+            label = flat.shape[1] // 2
+            assert cells_of(reader, data, label=str(label)) == (flat[:, label].tolist(), [])
 
 
 def test_whole_numbers_are_rounded_once_as_in_text() -> None:

@@ -25,12 +25,12 @@ CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
 def idx_of(array: Any, kind: str = "u1") -> bytes:
     array = np.asarray(array)
     head = struct.pack(f">HBB{array.ndim}I", 0, CODES[kind], array.ndim, *array.shape)
-    return head + array.astype(f">{kind}").tobytes()
+    numbers: bytes = array.astype(f">{kind}").tobytes()
+    return head + numbers
 
 
 def packed(data: bytes) -> bytes:
-    whole: bytes = gzip.compress(data, mtime=0)
-    return whole
+    return gzip.compress(data, mtime=0)
 
 
 def drop_of(name: str, data: bytes, labels: OpenFile | None = None) -> OpenFile:

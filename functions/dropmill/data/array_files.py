@@ -19,8 +19,10 @@ from dropmill.data.unpacked import Readable
 MAX_DIMENSIONS = 8
 MAX_TEXT_BYTES = 1024
 """The longest text in an array of labels."""
-SLAB_BYTES = 32 << 20
-"""So much of an array in Fortran order is held at once. The file is read once for each slab of its rows."""
+SLAB_BYTES = 64 << 20
+PACKED_SLAB_BYTES = 16 << 20
+"""So much of an array in Fortran order is held at once; the file is gone through once for each slab of its rows. Of
+packed files, which may hold much more than they take, sixteen are open at once."""
 
 DAMAGED = "the file is damaged or cut off: upload it again, whole"
 
@@ -69,11 +71,15 @@ class ArrayHead:
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array in a file. `open` gives its bytes from a place on, counted from its first; `name` is for messages."""
+    """An array in a file. `open` gives its bytes from a place on, counted from its first; `name` is for messages.
+
+    What is `packed` can only be read on, and is read to its end, where a checksum tells of damage.
+    """
 
     name: str
     head: ArrayHead
     open: Callable[[int], AbstractContextManager[Numbers]]
+    packed: bool = False
 
 
 class Seekable:
@@ -171,23 +177,34 @@ def row_blocks(array: StoredArray, first: int, end: int, step: int) -> Iterator[
     with array.open(first * head.row_bytes) as numbers:
         for start in range(first, end, step):
             count = min(step, end - start)
-            data = _exactly(numbers, array.name, count * head.row_bytes)
-            block: NDArray[Any] = np.frombuffer(data, dtype=head.dtype)
-            yield block.reshape(count, head.columns)
+            yield _read(numbers, array, count * head.columns).reshape(count, head.columns)
+
+
+def column_blocks(array: StoredArray, column: int, step: int) -> Iterator[NDArray[Any]]:
+    """Yield one column [n], `step` rows at a time."""
+    head = array.head
+    if head.divisible:
+        for rows in row_blocks(array, 0, head.rows, step):
+            yield rows[:, column]
+        return
+    inner = head.shape[1:]
+    at = int(np.ravel_multi_index(np.unravel_index(column, inner), inner, order="F"))
+    run = head.rows * head.dtype.itemsize
+    with array.open(at * run) as numbers:
+        for start in range(0, head.rows, step):
+            yield _read(numbers, array, min(step, head.rows - start))
+        if array.packed:
+            numbers.skip(head.nbytes - (at + 1) * run)
 
 
 def _transposed(array: StoredArray, first: int, end: int, step: int) -> Iterator[NDArray[Any]]:
     head = array.head
-    slab_rows = max(1, SLAB_BYTES // head.row_bytes)
+    slab_rows = max(1, (PACKED_SLAB_BYTES if array.packed else SLAB_BYTES) // head.row_bytes)
     for top in range(first, end, slab_rows):
-        count = min(slab_rows, end - top)
-        slab = _slab(array, top, count)
-        for start in range(0, count, step):
-            rows = slab[start : start + step]
-            yield rows.reshape(len(rows), head.columns)
+        yield from _rows_of_slab(array, top, min(slab_rows, end - top), step)
 
 
-def _slab(array: StoredArray, top: int, count: int) -> NDArray[Any]:
+def _rows_of_slab(array: StoredArray, top: int, count: int, step: int) -> Iterator[NDArray[Any]]:
     """Some rows of an array in Fortran order, in which all first numbers of the rows come before all second ones."""
     head = array.head
     item = head.dtype.itemsize
@@ -195,10 +212,16 @@ def _slab(array: StoredArray, top: int, count: int) -> NDArray[Any]:
     with array.open(0) as numbers:
         for column in range(head.columns):
             numbers.skip(top * item)
-            data = _exactly(numbers, array.name, count * item)
-            slab[column * count : (column + 1) * count] = np.frombuffer(data, dtype=head.dtype)
+            slab[column * count : (column + 1) * count] = _read(numbers, array, count)
             numbers.skip((head.rows - top - count) * item)
-    return slab.reshape((count, *head.shape[1:]), order="F")
+    shaped = slab.reshape((count, *head.shape[1:]), order="F")
+    for start in range(0, count, step):
+        rows = shaped[start : start + step].copy(order="C")  # so that nobody holds the slab
+        yield rows.reshape(len(rows), head.columns)
+
+
+def _read(numbers: Numbers, array: StoredArray, count: int) -> NDArray[Any]:
+    return np.frombuffer(_exactly(numbers, array.name, count * array.head.dtype.itemsize), dtype=array.head.dtype)
 
 
 def _exactly(stream: Readable, name: str, size: int) -> bytes | bytearray:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dropmill.contracts import Layout, Part, Unit
-from dropmill.data.array_files import StoredArray, row_blocks
+from dropmill.data.array_files import StoredArray, column_blocks, row_blocks
 from dropmill.data.checks import (
     BEYOND_FLOAT32,
     FLOAT32_MAX,
@@ -51,8 +51,8 @@ def label_cells_of(
     array = features if labels is None else labels
     column = 0 if labels is not None or layout.label_column is None else layout.label_column
     first = 0
-    for block in row_blocks(array, 0, array.head.rows, _step(array)):
-        yield _cells(block[:, column], first, _label_name(layout), problems)
+    for block in column_blocks(array, column, _step(array)):
+        yield _cells(block, first, _label_name(layout), problems)
         first += len(block)
 
 

@@ -168,7 +168,7 @@ def _array(file: OpenFile) -> StoredArray:
                 if stream.read(1):  # the end is also where the checksum is compared
                     refuse(file.name, DAMAGED)
 
-    return StoredArray(file.name, head, numbers)
+    return StoredArray(file.name, head, numbers, packed=gzipped)
 
 
 def _read_head(stream: Readable, name: str) -> tuple[ArrayHead, int]:

@@ -76,7 +76,7 @@ class Archive:
                 if stream.read(1):  # the end is also where the checksum is compared
                     refuse(name, DAMAGED)
 
-        return StoredArray(name, head, numbers)
+        return StoredArray(name, head, numbers, packed=True)
 
     @contextmanager
     def _opened(self, info: zipfile.ZipInfo) -> Iterator[Readable]:

@@ -120,4 +120,4 @@ def _stored(array: pickles.PickledArray, stream: _Unpacked, name: str) -> Stored
         else:
             yield Sequential(io.BytesIO(stretch.data[position:]))
 
-    return StoredArray(name, array.head, numbers)
+    return StoredArray(name, array.head, numbers, packed=True)
