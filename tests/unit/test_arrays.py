@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dropmill.contracts import DroppedFile, FoundProblem, Layout, ObjectVersion, Piece, Unit
-from dropmill.data import array_files, array_rows, checks, npy, npz, npz_archive
+from dropmill.data import array_files, array_rows, checks, delimited_cells, npy, npz, npz_archive
 from dropmill.data.checks import Problems, TooManyProblems
 from dropmill.data.rows import Look, OpenFile, Progress, Rows
 from dropmill.errors import InvalidDrop
@@ -278,20 +278,21 @@ def test_numbers_become_the_classes_they_name() -> None:
 
 
 def test_labels_that_are_wrong() -> None:
-    names = np.array(["a", "", "nan", "b", "1e39"])
-    data = npz_of(x=np.zeros((5, 1)), y=names)
+    names = np.array(["a", "", "nan", "b", "1e39", "N/A"])
+    data = npz_of(x=np.zeros((6, 1)), y=names)
     cells, said = cells_of(npz, data)
     assert cells == ["a", "b"]
     assert said == [
-        "d, row 1, column 'label': the label is empty: fill it in, or leave the row out",
+        "d, row 1, column 'label': the cell is empty: fill it in, or leave the row out",
         f"d, row 2, column 'label': 'nan' {NOT_FINITE}",
         "d, row 4, column 'label': '1e39' is beyond float32 (at most 3.403e+38 in size): rescale the column",
+        f"d, row 5, column 'label': 'N/A' {delimited_cells.MISSING_LABEL}",
     ]
-    read = Read(npz, data, "d.npz", update={"classes": ["a", "c"]})
-    assert read.labels.tolist() == [0]
+    read = Read(npz, data, "d.npz", update={"classes": ["a", "c", "N/A"]})
+    assert read.labels.tolist() == [0, 2]
     assert read.said[2] == f"d.npz, row 3, column 'label': 'b' {checks.UNKNOWN_CLASS}"
     unnamed = Read(npz, data, "d.npz")
-    assert unnamed.said[0] == "d.npz, row 0, column 'label': 'a' is not a number, and a label must be one"
+    assert unnamed.said[0] == f"d.npz, row 0, column 'label': 'a' {delimited_cells.TEXT_LABEL}"
     said = cells_of(npz, npz_of(x=np.ones((3, 1)), y=[1, 2, np.inf]))[1]
     assert said == [f"d, row 2, column 'label': 'inf' {NOT_FINITE}"]
 

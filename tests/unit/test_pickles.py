@@ -178,6 +178,7 @@ good = python2_array(np.zeros((1, 2), np.float32)) + python2_array(np.zeros(1, n
         (b"\x80\x02T\xff\xff\xff\xff", "more than 4 GB"),
         (b"\x80\x02" + good.replace(b"J\x02\0\0\0", b"J\x00\0\1\0") * 3 + b"\x87.", r"shape \(1, 65536\)"),
         (b"\x80\x02" + good.replace(b"J\x02\0\0\0", b"J\xff\xff\xff\xff") * 3 + b"\x87.", "damaged"),
+        (b"\x80\x02Nq\0" + b"h\0h\0\x86q\0" * 300 + b"cnumpy\ndtype\nh\0K\0K\1\x87R.", "an array of type ''"),
         (b"\x80\x02c" + b"n" * 300 + b"\n", "a name of more than"),
     ],
 )

@@ -1,7 +1,7 @@
 """Arrays of any type of number to clean float32 rows, with what is wrong in them, and arrays of labels."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,8 @@ from dropmill.data.checks import (
     class_name,
     refuse,
 )
+from dropmill.data.delimited_cells import NUMBER, TEXT_LABEL, wrong_with_label
 from dropmill.data.rows import ROWS_BYTES, Float32Array, Float64Array, Look, Progress, Rows
-
-NO_LABEL = "the label is empty: fill it in, or leave the row out"
-TEXT_LABEL = "is not a number, and a label must be one"
 
 _Mask = NDArray[np.bool_]
 _Cells = Float64Array | list[str]
@@ -109,7 +107,7 @@ def _clean(picked: NDArray[Any], first: int, layout: Layout, problems: Problems)
     """The numbers as float32, and which rows have no problem."""
     if picked.dtype.kind in "iu" and picked.dtype.itemsize == 8:
         picked = picked.astype(np.float64)  # as text would be read, since rounding twice may differ from rounding once
-    with np.errstate(over="ignore"):  # it shows as infinity, and is named below
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large shows as infinity, and is named below
         features = picked.astype(np.float32, order="C")
     good: _Mask = np.ones(len(features), dtype=np.bool_)
     if picked.dtype.kind != "f" or np.isfinite(features).all():
@@ -137,12 +135,9 @@ def _cells(labels: NDArray[Any], first: int, column: str, problems: Problems) ->
         numbers, good = _plain_numbers(labels, first, column, problems)
         return numbers[good]
     texts, places = _distinct(labels)
-    rules = [_rule_of(text) for text in texts]
-    good = _noted(rules, texts, places, first, column, problems)
-    values = np.array([_number(text) for text in texts])[places][good]
-    if not np.isnan(values).any():
-        return values
-    return [class_name(texts[place]) for place in places[good]]
+    good = _noted([wrong_with_label(text) for text in texts], texts, places, first, column, problems)
+    values = _numbers(texts)[places[good]]
+    return [class_name(texts[place]) for place in places[good]] if np.isnan(values).any() else values
 
 
 def _targets(
@@ -158,12 +153,14 @@ def _targets(
             problems.add(UNKNOWN_CLASS, row=first + int(row), column=column, value=class_name(float(numbers[row])))
         return indexes, good & ~np.isnan(indexes)
     texts, places = _distinct(labels)
-    values = np.array([_number(text) for text in texts]) if index is None else index.of(texts)
-    rules = [_rule_of(text) for text in texts]
-    for at in np.flatnonzero(np.isnan(values)):
-        rules[at] = rules[at] or (TEXT_LABEL if index is None else UNKNOWN_CLASS)
-    good = _noted(rules, texts, places, first, column, problems)
-    return values[places], good
+    values = _numbers(texts) if index is None else index.of(texts)
+    values[np.abs(values) > FLOAT32_MAX] = np.nan
+    otherwise = TEXT_LABEL if index is None else UNKNOWN_CLASS
+    rules = [
+        (wrong_with_label(text) or otherwise) if unknown else None
+        for text, unknown in zip(texts, np.isnan(values), strict=True)
+    ]
+    return values[places], _noted(rules, texts, places, first, column, problems)
 
 
 def _plain_numbers(labels: NDArray[Any], first: int, column: str, problems: Problems) -> tuple[Float64Array, _Mask]:
@@ -175,47 +172,37 @@ def _plain_numbers(labels: NDArray[Any], first: int, column: str, problems: Prob
 
 
 def _distinct(labels: NDArray[Any]) -> tuple[list[str], NDArray[np.intp]]:
-    """The distinct texts of an array, and which of them stands where. What is no text becomes the replacement sign."""
+    """The distinct texts of an array, without the space around them, and which of them stands where.
+
+    What is no character becomes the replacement sign.
+    """
     if labels.dtype.kind == "S":
-        texts, places = np.unique(labels, return_inverse=True)
-        return [text.decode("utf-8", "replace") for text in texts.tolist()], places
+        words, places = np.unique(labels, return_inverse=True)
+        return [word.decode("utf-8", "replace").strip() for word in words.tolist()], places
     signs = np.ascontiguousarray(labels).view(np.dtype(np.uint32).newbyteorder(labels.dtype.byteorder))
     signs = signs.astype(np.uint32)
     signs[(signs > 0x10FFFF) | ((signs >= 0xD800) & (signs < 0xE000))] = 0xFFFD
     texts, places = np.unique(signs.view(labels.dtype.newbyteorder("=")), return_inverse=True)
-    return texts.tolist(), places
+    return [text.strip() for text in texts.tolist()], places
 
 
-def _number(text: str) -> float:
-    """The number that a text stands for, NaN if none."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _rule_of(text: str) -> str | None:
-    """What is wrong with a label, whatever the others are."""
-    if not text.strip():
-        return NO_LABEL
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    if not math.isfinite(value):
-        return NOT_FINITE
-    return None if abs(value) <= FLOAT32_MAX else BEYOND_FLOAT32
+def _numbers(texts: Sequence[str]) -> Float64Array:
+    """The numbers that texts stand for, NaN where one stands for none."""
+    return np.array([float(text) if NUMBER.fullmatch(text) else math.nan for text in texts])
 
 
 def _noted(
-    rules: list[str | None], texts: list[str], places: NDArray[np.intp], first: int, column: str, problems: Problems
+    rules: Sequence[str | None],
+    texts: Sequence[str],
+    places: NDArray[np.intp],
+    first: int,
+    column: str,
+    problems: Problems,
 ) -> _Mask:
-    """Note the problem of each row whose text has one, and say which rows have none."""
-    good: _Mask = np.array([rule is None for rule in rules])[places]
+    """Note the problem of each label whose text has one, and say which have none."""
+    good: _Mask = np.array([rule is None for rule in rules], dtype=np.bool_)[places]
     for row in np.flatnonzero(~good):
-        text, rule = texts[places[row]], rules[places[row]]
-        problems.add(rule or NO_LABEL, row=first + int(row), column=column, value=text or None)
+        rule = rules[places[row]]
+        if rule is not None:
+            problems.add(rule, row=first + int(row), column=column, value=texts[places[row]] or None)
     return good
-
-
-__all__ = ["check_labels", "label_cells_of", "look_at", "rows_of"]

@@ -109,7 +109,7 @@ def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
         feature_columns=feature_columns(file.name, columns, label, options),
         own_labels=labels is not None,
     )
-    if gzipped or (file.labels is not None and _is_gzipped(file.labels)):
+    if features.packed or (labels is not None and labels.packed):
         return Look(layout, rows=features.head.rows)
     return look_at(features, layout)
 
@@ -139,15 +139,11 @@ def _arrays(file: OpenFile) -> tuple[StoredArray, StoredArray | None]:
     return features, labels
 
 
-def _is_gzipped(file: OpenFile) -> bool:
-    with file.open() as source:
-        return source.read(2) == _GZIP
-
-
 def _array(file: OpenFile) -> StoredArray:
-    gzipped = _is_gzipped(file)
-    with file.open() as source, unpacked(source, file.name, gzipped=gzipped) as stream:
-        head, length = _read_head(stream, file.name)
+    with file.open() as source:
+        gzipped = source.read(2) == _GZIP
+        with unpacked(source, file.name, gzipped=gzipped) as stream:
+            head, length = _read_head(stream, file.name)
     if not gzipped and length + head.nbytes != file.size:
         said, there = head.nbytes, file.size - length
         refuse(file.name, f"the array should have {said} bytes of numbers and has {there}: {DAMAGED}")

@@ -306,7 +306,7 @@ class _Machine:
             raise _NotReadable("an array that doesn't hold plain numbers; only integers, floats and booleans are read")
         if len(shape) > _MAX_DIMENSIONS:
             raise _NotReadable(f"an array of {len(shape)} dimensions; {_MAX_DIMENSIONS} is the most")
-        sizes = [size for size in shape if isinstance(size, int) and size >= 0]
+        sizes = [size for size in shape if type(size) is int and size >= 0]
         if len(sizes) != len(shape):
             self.malformed()
         try:
@@ -320,8 +320,10 @@ class _Machine:
 
 
 def _plain(value: object) -> str:
-    """A short text, as Python 2 or 3 writes it."""
-    return (value.data or b"").decode("ascii", "replace") if isinstance(value, Stretch) else str(value)
+    """A short text, as Python 2 or 3 writes it. Anything else is none: to spell out nested tuples may take for ever."""
+    if isinstance(value, Stretch):
+        return (value.data or b"").decode("ascii", "replace")
+    return value if isinstance(value, str) else ""
 
 
 _Action = Callable[[_Machine], None]
