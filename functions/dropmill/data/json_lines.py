@@ -1,6 +1,7 @@
 """JSON Lines: on each line an object (`{"label": 3, "width": 0.5}`) or an array of numbers (`[3, 0.5]`).
 
-The keys of the first lines are the columns, in the order in which they come up; the columns of arrays are numbered. A
+The keys of the first line are the columns, in its order; the columns of arrays are numbered. Where missing values are
+filled in, and for keys that the recipe drops, the keys of the first thousand lines count, in the order of their coming. A
 key may hold an array of numbers: `"pixels": [0, 9]` makes the columns `pixels.0` and `pixels.1`, which may also be
 written as keys of their own. Where the recipe drops such a key (`drop_columns: [pixels]`), it is one column.
 
@@ -20,6 +21,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NoReturn
 
 import numpy as np
@@ -52,6 +54,8 @@ MAX_LABEL_CHARACTERS = 256
 _SLICE_BYTES = 1 << 20
 _LOOK_LINES = 1000
 _LINE = "line"  # the key under which a line that is an array is parsed
+_FLOAT = pa.float64()
+_FLOATS = pa.list_(_FLOAT)
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 _ONE_LINE_EACH = "write one object on each line (JSON Lines); pandas does with to_json(orient='records', lines=True)"
@@ -63,7 +67,7 @@ _NESTED = "holds an array or an object: write a number, or list the column under
 _NULL = "stands for a missing value: fill it in, or leave the row out"
 _EMPTY = "the cell is empty: fill it in, or leave the row out"
 _ABSENT_KEY = "the row has no such key: fill it in, or leave the row out"
-_UNKNOWN_KEY = "the first lines of the file have no such key: add it there (null will do), or take it out here"
+_UNKNOWN_KEY = "the first line of the file has no such key: add it there (null will do), or take it out here"
 _KEY_TWICE = "the key stands twice on the line: keep one"
 _NO_ROW = "the line is neither an object nor an array of numbers: mend it, or leave it out"
 _ARRAY_LINE = "the line is an array, and the first line is an object: write an object"
@@ -94,6 +98,11 @@ class _Wanted:
     any_label: bool = False
     types: dict[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def at(self) -> dict[int, int]:
+        """The place of a column among the features."""
+        return {index: at for at, index in enumerate(self.features)}
+
 
 @dataclass(frozen=True)
 class _Table:
@@ -111,7 +120,7 @@ def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
     )
     if first is None:
         refuse(file.name, "the file is empty")
-    columns = _columns_of(first, file.name, set(options.drop_columns))
+    columns = _columns_of(first, file.name, options)
     label = label_column(file.name, columns, options)
     layout = Layout(
         format=FileFormat.JSON_LINES,
@@ -261,8 +270,9 @@ def _decoded(line: bytes) -> Any:
 # Columns
 
 
-def _columns_of(first: lines.Slice, file_name: str, dropped: set[str]) -> list[str]:
+def _columns_of(first: lines.Slice, file_name: str, options: DataOptions) -> list[str]:
     """The names of the columns by the first lines of a file."""
+    dropped = set(options.drop_columns)
     sizes: dict[str, int | None] = {}  # of the arrays that keys hold; 0 for a single value
     for number, (row, line) in enumerate(_numbered(first)):
         if number == _LOOK_LINES:
@@ -278,6 +288,8 @@ def _columns_of(first: lines.Slice, file_name: str, dropped: set[str]) -> list[s
                 refuse(file_name, f"the line is an array of rows, or empty: {_ONE_LINE_EACH}", row=row)
             return _not_too_many(numbered(len(value)), file_name, row)
         if isinstance(value, dict):
+            if number and options.missing == "refuse":
+                value = {key: cell for key, cell in value.items() if key in sizes or key in dropped}
             _add_keys(sizes, value, dropped)
     names: list[str] = []
     for key, size in sizes.items():
@@ -343,31 +355,29 @@ def _parse(data: bytes, wanted: _Wanted) -> _Table | None:
     if opening not in (b"{", b"[") or data.count(b"\n" + opening) != count - 1:
         return None
     if opening == b"[":
-        if data.count(b"[") != count:
+        if data.count(b"[") != count or not wanted.columns.numbered:
             return None
-        fields = [pa.field(_LINE, pa.list_(pa.float64()))]
-        arrays = {_LINE: (0, len(wanted.columns.names))}
+        schema, arrays = pa.schema([(_LINE, _FLOATS)]), {_LINE: (0, len(wanted.columns.names))}
         prefix = b'{"%s":' % _LINE.encode()
         data = prefix + data.replace(b"\n", b"}\n" + prefix) + b"}"
     else:
-        found = _fields(data.partition(b"\n")[0], wanted)
-        if found is None:
+        schema, arrays = _schema(data.partition(b"\n")[0], wanted), wanted.columns.arrays
+        if schema is None:
             return None
-        fields, arrays = found, wanted.columns.arrays
     try:
         table = arrow_json.read_json(
             pa.BufferReader(data),
             read_options=arrow_json.ReadOptions(use_threads=False, block_size=len(data) + 1),
             parse_options=arrow_json.ParseOptions(
-                explicit_schema=pa.schema(fields), newlines_in_values=False, unexpected_field_behavior="error"
+                explicit_schema=schema, newlines_in_values=False, unexpected_field_behavior="error"
             ),
         )
-        return _taken(table, arrays, wanted) if table.num_rows == count else None
+        return _taken(table.combine_chunks().to_batches()[0], arrays, wanted) if table.num_rows == count else None
     except (pa.ArrowException, UnicodeDecodeError):
         return None
 
 
-def _fields(line: bytes, wanted: _Wanted) -> list[Any] | None:
+def _schema(line: bytes, wanted: _Wanted) -> Any:
     """The keys of the first of some lines with their types, and those that it lacks; None if it has something odd."""
     columns, types = wanted.columns, wanted.types
     try:
@@ -379,24 +389,19 @@ def _fields(line: bytes, wanted: _Wanted) -> list[Any] | None:
     keys = list(value)
     covered: set[int] = set()
     for key, cell in value.items():
+        if key not in columns.places and key not in columns.arrays:
+            return None
+        first, count = columns.arrays.get(key) or (columns.places[key], 1)
+        covered.update(range(first, first + count))
         kind = _type_of(cell)
         if kind is not None:
             types[key] = kind
-        if key in columns.places:
-            covered.add(columns.places[key])
-        elif key in columns.arrays:
-            first, count = columns.arrays[key]
-            covered.update(range(first, first + count))
-            types.setdefault(key, pa.list_(pa.float64()))
-        else:
-            return None
     for key, (first, count) in columns.arrays.items():
         if covered.isdisjoint(range(first, first + count)):
             keys.append(key)
             covered.update(range(first, first + count))
-            types.setdefault(key, pa.list_(pa.float64()))
     keys += [name for index, name in enumerate(columns.names) if index not in covered]
-    return [pa.field(key, types.get(key) or pa.float64()) for key in keys]
+    return pa.schema([pa.field(key, types.get(key) or (_FLOATS if key in columns.arrays else _FLOAT)) for key in keys])
 
 
 def _type_of(cell: Any) -> Any:
@@ -405,30 +410,28 @@ def _type_of(cell: Any) -> Any:
     if isinstance(cell, str) and not isinstance(cell, _Constant | _TooLarge):
         return pa.string()
     if isinstance(cell, list):
-        return pa.list_((_type_of(cell[0]) if cell and not isinstance(cell[0], list) else None) or pa.float64())
-    return None if cell is None else pa.float64()
+        return pa.list_((_type_of(cell[0]) if cell and not isinstance(cell[0], list) else None) or _FLOAT)
+    return None if cell is None else _FLOAT
 
 
-def _taken(table: Any, arrays: dict[str, tuple[int, int]], wanted: _Wanted) -> _Table | None:
+def _taken(batch: Any, arrays: dict[str, tuple[int, int]], wanted: _Wanted) -> _Table | None:
     """The rows of a parsed slice; None if there is something wrong with any."""
     columns = np.array(wanted.features, dtype=np.int64)
-    features = np.empty((table.num_rows, len(columns)), dtype=np.float64)
-    labels: Float64Array | list[str] | None = None
-    for key, column in zip(table.column_names, table.columns, strict=True):
-        first, count = arrays.get(key) or (wanted.columns.places[key], 1)
-        low, high = np.searchsorted(columns, [first, first + count])
-        label = -1 if wanted.label is None else wanted.label - first
-        if 0 <= label < count and (labels := _texts(column)) is not None:
-            continue
-        if low == high and not 0 <= label < count:
-            continue
-        cells = _array_cells(column, count) if key in arrays else _cells(column)
+    places = wanted.columns.places
+    singles = [(places[key], key) for key in batch.schema.names if key not in arrays]
+    features = _singles(batch, [single for single in singles if single[0] in wanted.at], wanted)
+    if features is None:
+        return None
+    labels = _label_cells(batch, [key for index, key in singles if index == wanted.label])
+    for key in [key for key in batch.schema.names if key in arrays]:
+        first, count = arrays[key]
+        cells = _array_cells(batch[key], count)
         if cells is None:
             return None
-        if 0 <= label < count:
-            labels = cells[:, label]
-        if low < high:
-            features[:, low:high] = cells if high - low == count else cells[:, columns[low:high] - first]
+        if wanted.label is not None and first <= wanted.label < first + count:
+            labels = cells[:, wanted.label - first]
+        low, high = np.searchsorted(columns, [first, first + count])
+        features[:, low:high] = cells if high - low == count else cells[:, columns[low:high] - first]
     good = np.abs(features) <= FLOAT32_MAX
     if not good.all() and not (wanted.missing and (good | np.isnan(features)).all()):
         return None
@@ -436,36 +439,50 @@ def _taken(table: Any, arrays: dict[str, tuple[int, int]], wanted: _Wanted) -> _
         labels = _label_values(labels, wanted)
     if labels is None and wanted.label is not None:
         return None
-    return _Table(features, labels, table.num_rows)
+    return _Table(features, labels, batch.num_rows)
 
 
-def _array_cells(column: Any, count: int) -> Float64Array | None:
-    """The cells of a column of arrays [n, count]; None if any is missing or of another length."""
-    rows = column.combine_chunks()
-    if rows.null_count or not pa.types.is_floating(rows.type.value_type):
+def _singles(batch: Any, found: list[tuple[int, str]], wanted: _Wanted) -> Float64Array | None:
+    """The features [n, d] with those filled in that are columns of their own; None if one holds no numbers."""
+    taken = batch.select([key for _, key in found])
+    for index, kind in enumerate(taken.schema.types):
+        if pa.types.is_boolean(kind):
+            taken = taken.set_column(index, taken.schema.names[index], taken.column(index).cast(_FLOAT))
+        elif not pa.types.is_floating(kind):
+            return None
+    shape = batch.num_rows, len(wanted.features)
+    places = [wanted.at[index] for index, _ in found]
+    if not places:
+        return np.empty(shape, dtype=np.float64)
+    cells: Float64Array = taken.to_tensor(null_to_nan=True, row_major=True).to_numpy()
+    if places == list(range(shape[1])):
+        return cells
+    features = np.empty(shape, dtype=np.float64)
+    features[:, places] = cells
+    return features
+
+
+def _label_cells(batch: Any, keys: list[str]) -> Float64Array | list[str] | None:
+    """The labels, where they are a column of its own: NaN where they are missing, None if they are neither kind."""
+    for key in keys:
+        cells = batch[key].cast(_FLOAT) if pa.types.is_boolean(batch[key].type) else batch[key]
+        if pa.types.is_string(cells.type) and not cells.null_count:
+            texts: list[str] = cells.to_pylist()
+            return texts
+        if pa.types.is_floating(cells.type):
+            numbers: Float64Array = cells.to_numpy(zero_copy_only=False)
+            return numbers
+    return None
+
+
+def _array_cells(rows: Any, count: int) -> Float64Array | None:
+    """The cells of a column of arrays [n, count]; None if any array is missing or of another length."""
+    if rows.null_count or not pa.types.is_list(rows.type) or not pa.types.is_floating(rows.type.value_type):
         return None
     if (np.diff(rows.offsets.to_numpy()) != count).any():
         return None
     cells: Float64Array = rows.flatten().to_numpy(zero_copy_only=False)
     return cells.reshape(-1, count)
-
-
-def _cells(column: Any) -> Float64Array | None:
-    """The cells of a column [n, 1]; None if they are no numbers."""
-    if pa.types.is_boolean(column.type):
-        column = column.cast(pa.float64())
-    if not pa.types.is_floating(column.type):
-        return None
-    cells: Float64Array = column.to_numpy()
-    return cells.reshape(-1, 1)
-
-
-def _texts(column: Any) -> list[str] | None:
-    """The cells of a column of texts, all of them there, or None."""
-    if not pa.types.is_string(column.type) or column.null_count:
-        return None
-    found: list[str] = column.to_pylist()
-    return found
 
 
 def _label_values(labels: Float64Array | list[str], wanted: _Wanted) -> Float64Array | list[str] | None:
@@ -571,7 +588,7 @@ def _cells_of_object(line: dict[str, Any], columns: _Columns, row: int, problems
             if not isinstance(found, list):
                 rule = f"holds no array, but should hold one of {count} numbers: write [...]"
             elif len(found) != count:
-                rule = f"the array has {len(found)} values where the first lines have {count}"
+                rule = f"the array has {len(found)} values where the first line has {count}"
         elif first < 0:
             rule = _UNKNOWN_KEY
         if rule is None and any(cell is not _ABSENT for cell in cells[first : first + count]):
