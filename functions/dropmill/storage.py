@@ -177,7 +177,7 @@ class _Ranges(io.RawIOBase):
         self._held = b""
         limit = self._limit(self._position)
         if limit is not None:
-            length = min(self._range_bytes + _SPARE_BYTES, limit - self._position)
+            length = self._whole_or(self._range_bytes + _SPARE_BYTES, limit - self._position)
         else:
             length = min(max(wanted, _FIRST_BYTES if self._in_order == 1 else self._range_bytes), self._range_bytes)
         self._start, self._held = self._position, self._fetch(self._position, length)
@@ -190,12 +190,17 @@ class _Ranges(io.RawIOBase):
         limit = self._limit(self._position)
         if limit is None and self._in_order < 2:
             return
-        length = self._range_bytes if limit is None else min(self._range_bytes, limit - end)
+        length = self._range_bytes if limit is None else self._whole_or(self._range_bytes, limit - end)
         if length <= 0:
             return
         self._held = self._held[self._position - self._start :]
         self._start = self._position
         self._ahead = end, _readers().submit(self._fetch, end, length)
+
+    @staticmethod
+    def _whole_or(length: int, left: int) -> int:
+        """`length`, or what is left if that is hardly more."""
+        return left if left <= length + _SPARE_BYTES else length
 
     def _limit(self, position: int) -> int | None:
         """How far to fetch from here: a little behind the span that this is in."""
