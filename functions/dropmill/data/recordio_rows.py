@@ -17,15 +17,14 @@ from dropmill.data.checks import (
     MAX_COLUMNS,
     MAX_SPARSE_COLUMNS,
     NOT_FINITE,
-    UNKNOWN_CLASS,
     ClassIndex,
     Problems,
-    class_name,
     feature_columns,
     label_column,
     numbered,
     refuse,
 )
+from dropmill.data.labels import number_targets
 from dropmill.data.recordio import RecordIOError, SparseMatrix
 from dropmill.data.rows import ROWS_BYTES, Float32Array, Float64Array, Look, OpenFile, Progress, Rows
 from dropmill.recipe import DataOptions
@@ -240,17 +239,9 @@ def _labels(features: _Features, labels: Float32Array | None, layout: Layout) ->
 
 def _targets(labels: Float32Array, first: int, layout: Layout, problems: Problems) -> tuple[Float64Array, _Mask]:
     """The labels as numbers, or as the indexes of their classes, and which of them have no problem."""
-    numbers = labels.astype(np.float64)
-    good: _Mask = np.isfinite(numbers)
     name = _LABEL if layout.label_column is None else layout.columns[layout.label_column]
-    for row in np.flatnonzero(~good):
-        problems.add(NOT_FINITE, row=first + int(row), column=name, value=labels[row])
-    if layout.classes is None:
-        return numbers, good
-    indexes = ClassIndex(layout.classes).of(numbers)
-    for row in np.flatnonzero(good & np.isnan(indexes)):
-        problems.add(UNKNOWN_CLASS, row=first + int(row), column=name, value=class_name(float(numbers[row])))
-    return indexes, good & ~np.isnan(indexes)
+    classes = None if layout.classes is None else ClassIndex(layout.classes)
+    return number_targets(labels.astype(np.float64), None, first, name, classes, problems)
 
 
 # Records
