@@ -86,7 +86,7 @@ def libsvm(features: Array, labels: Array) -> bytes:
 
 
 def split_pickle(pairs: list[tuple[Array, Array]]) -> bytes:
-    return gzipped(pickle.dumps(tuple(pairs), protocol=2))
+    return gzipped(pickle.dumps(tuple(pairs), protocol=4))
 
 
 EVERY_FORMAT: Mapping[str, Callable[[Array, Array], Files]] = {
