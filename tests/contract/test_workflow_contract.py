@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from dropmill.contracts import RunInput, ServedModel, TrainedModel
+from dropmill.contracts import InspectedDrop, RunInput, ServedModel, TrainedModel
 from dropmill.errors import ERRORS_BY_NAME
 from dropmill.leases import PROVISIONING_SECONDS
-from dropmill.settings import Settings
 from dropmill.steps.inspect_drop import TIMEOUT_MARGIN_SECONDS
 from localaws import schedules
 
@@ -267,13 +265,9 @@ def test_the_template_bounds_how_much_is_converted_at_once(template: dict[str, A
     """The parameter becomes a variable, and that a result of Inspect Drop, which the Map takes its bound from."""
     parameter = template["Parameters"]["ConversionConcurrency"]
     assert functions["inspect_drop"].variables["CONVERSION_CONCURRENCY"] == {"Ref": "ConversionConcurrency"}
-    field = Settings.__pydantic_fields__["conversion_concurrency"]
-    assert field.default == parameter["Default"] == 40
-    for bound in (parameter["MinValue"], parameter["MaxValue"]):
-        assert Settings(conversion_concurrency=str(bound)).conversion_concurrency == bound
-    for beyond in (parameter["MinValue"] - 1, parameter["MaxValue"] + 1):
-        with pytest.raises(ValidationError):
-            Settings(conversion_concurrency=beyond)
+    bounds = InspectedDrop.model_json_schema()["properties"]["concurrency"]
+    assert (bounds["minimum"], bounds["maximum"]) == (parameter["MinValue"], parameter["MaxValue"])
+    assert bounds["minimum"] <= parameter["Default"] <= bounds["maximum"]
 
 
 def test_schedules_parse(functions: dict[str, Any]) -> None:

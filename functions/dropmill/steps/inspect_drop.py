@@ -20,7 +20,7 @@ from dropmill.ledger import find_run
 from dropmill.naming import folder_of_drop, is_hidden, plan_key, recipe_key, shards_key
 from dropmill.recipe import RECIPE_BYTES_MAX, Recipe, built_in_recipe, parse_recipe
 from dropmill.runs import open_run
-from dropmill.settings import settings
+from dropmill.settings import setting
 from dropmill.step import step
 
 DROP_BYTES_MAX = 30 * 1024**4
@@ -72,7 +72,7 @@ def inspect_drop(request: InspectInput) -> InspectedDrop:
         training_timeout=longest + PROVISIONING_SECONDS + TIMEOUT_MARGIN_SECONDS,
         task=task,
         feature_dim=layout.feature_dim,
-        concurrency=settings().conversion_concurrency,
+        concurrency=int(setting("conversion_concurrency")),
     )
 
 
