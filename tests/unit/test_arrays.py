@@ -283,7 +283,7 @@ def test_labels_that_are_wrong() -> None:
     cells, said = cells_of(npz, data)
     assert cells == ["a", "b"]
     assert said == [
-        "d, row 1, column 'label': the cell is empty: fill it in, or leave the row out",
+        "d, row 1, column 'label': the label is empty: fill it in, or leave the row out",
         f"d, row 2, column 'label': 'nan' {NOT_FINITE}",
         "d, row 4, column 'label': '1e39' is beyond float32 (at most 3.403e+38 in size): rescale the column",
         f"d, row 5, column 'label': 'N/A' {delimited_cells.MISSING_LABEL}",

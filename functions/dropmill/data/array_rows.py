@@ -1,7 +1,6 @@
 """Arrays of any type of number to clean float32 rows, with what is wrong in them, and arrays of labels."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,12 @@ from dropmill.contracts import Layout, Part, Unit
 from dropmill.data.array_files import StoredArray, column_blocks, row_blocks
 from dropmill.data.checks import (
     BEYOND_FLOAT32,
-    FLOAT32_MAX,
     NOT_FINITE,
-    UNKNOWN_CLASS,
     ClassIndex,
     Problems,
-    class_name,
     refuse,
 )
-from dropmill.data.delimited_cells import NUMBER, TEXT_LABEL, wrong_with_label
+from dropmill.data.labels import number_targets, text_cells, text_targets
 from dropmill.data.rows import ROWS_BYTES, Float32Array, Float64Array, Look, Progress, Rows
 
 _Mask = NDArray[np.bool_]
@@ -69,7 +65,7 @@ def rows_of(
     """
     first, end = bounds
     step = _step(features, labels)
-    index = None if layout.classes is None else ClassIndex(layout.classes)
+    classes = None if layout.classes is None else ClassIndex(layout.classes)
     own = None if labels is None else row_blocks(labels, first, end, step)
     wanted = None if layout.feature_columns == list(range(features.head.columns)) else layout.feature_columns
     for block in row_blocks(features, first, end, step):
@@ -83,7 +79,7 @@ def rows_of(
         matrix, good = _clean(picked, first, layout, problems)
         targets = None
         if found is not None:
-            targets, known = _targets(found, first, _label_name(layout), index, problems)
+            targets, known = _targets(found, first, _label_name(layout), classes, problems)
             good &= known
         first += len(block)
         if not good.all():
@@ -131,78 +127,28 @@ def _wrong(value: Any, row: int, column: str, problems: Problems) -> None:
 
 def _cells(labels: NDArray[Any], first: int, column: str, problems: Problems) -> _Cells:
     """Labels as they are told apart: numbers where all are, else names. Those with a problem are left out."""
-    if labels.dtype.kind not in "US":
-        numbers, good = _plain_numbers(labels, first, column, problems)
-        return numbers[good]
-    texts, places = _distinct(labels)
-    good = _noted([wrong_with_label(text) for text in texts], texts, places, first, column, problems)
-    values = _numbers(texts)[places[good]]
-    return [class_name(texts[place]) for place in places[good]] if np.isnan(values).any() else values
+    if labels.dtype.kind in "US":
+        return text_cells(*_distinct(labels), first, column, problems)
+    numbers, good = number_targets(labels.astype(np.float64), None, first, column, None, problems)
+    return numbers[good]
 
 
 def _targets(
-    labels: NDArray[Any], first: int, column: str, index: ClassIndex | None, problems: Problems
+    labels: NDArray[Any], first: int, column: str, classes: ClassIndex | None, problems: Problems
 ) -> tuple[Float64Array, _Mask]:
     """Labels as numbers, or as the indexes of their classes, and which of them have no problem."""
-    if labels.dtype.kind not in "US":
-        numbers, good = _plain_numbers(labels, first, column, problems)
-        if index is None:
-            return numbers, good
-        indexes = index.of(numbers)
-        for row in np.flatnonzero(good & np.isnan(indexes)):
-            problems.add(UNKNOWN_CLASS, row=first + int(row), column=column, value=class_name(float(numbers[row])))
-        return indexes, good & ~np.isnan(indexes)
-    texts, places = _distinct(labels)
-    values = _numbers(texts) if index is None else index.of(texts)
-    values[np.abs(values) > FLOAT32_MAX] = np.nan
-    otherwise = TEXT_LABEL if index is None else UNKNOWN_CLASS
-    rules = [
-        (wrong_with_label(text) or otherwise) if unknown else None
-        for text, unknown in zip(texts, np.isnan(values), strict=True)
-    ]
-    return values[places], _noted(rules, texts, places, first, column, problems)
-
-
-def _plain_numbers(labels: NDArray[Any], first: int, column: str, problems: Problems) -> tuple[Float64Array, _Mask]:
-    numbers = labels.astype(np.float64)
-    good: _Mask = np.abs(numbers) <= FLOAT32_MAX
-    for row in np.flatnonzero(~good):
-        _wrong(numbers[row], first + int(row), column, problems)
-    return numbers, good
+    if labels.dtype.kind in "US":
+        return text_targets(*_distinct(labels), first, column, classes, problems)
+    return number_targets(labels.astype(np.float64), None, first, column, classes, problems)
 
 
 def _distinct(labels: NDArray[Any]) -> tuple[list[str], NDArray[np.intp]]:
-    """The distinct texts of an array, without the space around them, and which of them stands where.
-
-    What is no character becomes the replacement sign.
-    """
+    """The distinct texts of an array, and which of them stands where. What is no character becomes U+FFFD."""
     if labels.dtype.kind == "S":
         words, places = np.unique(labels, return_inverse=True)
-        return [word.decode("utf-8", "replace").strip() for word in words.tolist()], places
+        return [word.decode("utf-8", "replace") for word in words.tolist()], places
     signs = np.ascontiguousarray(labels).view(np.dtype(np.uint32).newbyteorder(labels.dtype.byteorder))
     signs = signs.astype(np.uint32)
     signs[(signs > 0x10FFFF) | ((signs >= 0xD800) & (signs < 0xE000))] = 0xFFFD
     texts, places = np.unique(signs.view(labels.dtype.newbyteorder("=")), return_inverse=True)
-    return [text.strip() for text in texts.tolist()], places
-
-
-def _numbers(texts: Sequence[str]) -> Float64Array:
-    """The numbers that texts stand for, NaN where one stands for none."""
-    return np.array([float(text) if NUMBER.fullmatch(text) else math.nan for text in texts])
-
-
-def _noted(
-    rules: Sequence[str | None],
-    texts: Sequence[str],
-    places: NDArray[np.intp],
-    first: int,
-    column: str,
-    problems: Problems,
-) -> _Mask:
-    """Note the problem of each label whose text has one, and say which have none."""
-    good: _Mask = np.array([rule is None for rule in rules], dtype=np.bool_)[places]
-    for row in np.flatnonzero(~good):
-        rule = rules[places[row]]
-        if rule is not None:
-            problems.add(rule, row=first + int(row), column=column, value=texts[places[row]] or None)
-    return good
+    return texts.tolist(), places

@@ -15,10 +15,10 @@ from dropmill.data.checks import (
     Problems,
     class_name,
 )
+from dropmill.data.delimited_cells import NUMBER, TEXT_LABEL, wrong_with_label
 from dropmill.data.rows import Float64Array
 
 NO_LABEL = "the label is empty: fill it in, or leave the row out"
-TEXT_LABEL = "is not a number, and a label must be one"
 
 _Mask = NDArray[np.bool_]
 _Places = NDArray[np.intp]
@@ -56,10 +56,12 @@ def text_targets(
     texts: Sequence[str], places: _Places, first: int, column: str, classes: ClassIndex | None, problems: Problems
 ) -> tuple[Float64Array, _Mask]:
     """The same of labels given as `places` [n] among their distinct `texts`."""
-    values = classes.of(texts) if classes is not None and len(texts) else np.array([_number(text) for text in texts])
-    rules = [_rule_of(text) for text in texts]
-    for at in np.flatnonzero(np.isnan(values)):
-        rules[at] = rules[at] or (TEXT_LABEL if classes is None else UNKNOWN_CLASS)
+    values = classes.of(texts) if classes is not None and len(texts) else _numbers(texts)
+    otherwise = TEXT_LABEL if classes is None else UNKNOWN_CLASS
+    rules = [
+        (_wrong_with(text) or otherwise) if unknown else None
+        for text, unknown in zip(texts, ~(np.abs(values) <= FLOAT32_MAX), strict=True)
+    ]
     good = _noted(rules, texts, places, first, column, problems)
     return values[places], good
 
@@ -68,33 +70,23 @@ def text_cells(
     texts: Sequence[str], places: _Places, first: int, column: str, problems: Problems
 ) -> Float64Array | list[str]:
     """Such labels as they are told apart: numbers where all are, else names. Those with a problem are left out."""
-    good = _noted([_rule_of(text) for text in texts], texts, places, first, column, problems)
+    good = _noted([_wrong_with(text) for text in texts], texts, places, first, column, problems)
     left = places[good]
-    values = np.array([_number(text) for text in texts])[left]
+    values = _numbers(texts)[left]
     if not np.isnan(values).any():
         return values
     return [class_name(texts[place]) for place in left]
 
 
-def _number(text: str) -> float:
-    """The number that a text stands for, NaN if none."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def _numbers(texts: Sequence[str]) -> Float64Array:
+    """The numbers that texts stand for, NaN where one stands for none."""
+    stripped = [text.strip() for text in texts]
+    return np.array([float(text) if NUMBER.fullmatch(text) else math.nan for text in stripped], dtype=np.float64)
 
 
-def _rule_of(text: str) -> str | None:
-    """What is wrong with a label, whatever the others are."""
-    if not text.strip():
-        return NO_LABEL
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    if not math.isfinite(value):
-        return NOT_FINITE
-    return None if abs(value) <= FLOAT32_MAX else BEYOND_FLOAT32
+def _wrong_with(text: str) -> str | None:
+    """Why this can be no label of any kind."""
+    return wrong_with_label(text.strip()) if text.strip() else NO_LABEL
 
 
 def _noted(
@@ -103,6 +95,6 @@ def _noted(
     """Note the problem of each row whose text has one, and say which rows have none."""
     good: _Mask = np.array([rule is None for rule in rules], dtype=np.bool_)[places]
     for row in np.flatnonzero(~good):
-        text, rule = texts[places[row]], rules[places[row]]
+        text, rule = texts[places[row]].strip(), rules[places[row]]
         problems.add(rule or NO_LABEL, row=first + int(row), column=column, value=text or None)
     return good
