@@ -40,7 +40,7 @@ from dropmill.data.checks import (
     shortened,
 )
 from dropmill.data.labels import number_targets, text_cells, text_targets
-from dropmill.data.parquet_pages import DAMAGED, SMALLER, CheckedFile, Chunk, check_directory
+from dropmill.data.parquet_pages import DAMAGED, SMALLER, CheckedFile, Chunk, Groups, groups_of
 from dropmill.data.rows import Float32Array, Float64Array, Look, OpenFile, Progress, Rows
 from dropmill.errors import InvalidDrop, several
 from dropmill.recipe import DataOptions
@@ -73,15 +73,17 @@ _Mask = NDArray[np.bool_]
 class _Directory:
     """What stands at the end of a file."""
 
+    groups: Groups
     metadata: Any
     schema: Any
-    size: int
-    """Where the directory begins, and the columns' data ends."""
+    paths: list[str]
+    """The columns as they are stored; a column of lists is `pixels.list.element`."""
+    start: int
+    """Where the directory begins, and what is stored of the columns ends."""
 
 
-_parsed: "WeakValueDictionary[bytes, Any]" = WeakValueDictionary()
+_in_use: "WeakValueDictionary[bytes, _Directory]" = WeakValueDictionary()
 """The directories that are in use: pieces of one file share one, which may take 100 MB."""
-_walked: set[bytes] = set()
 
 
 def _directory(stream: BinaryIO, file: OpenFile) -> _Directory:
@@ -101,14 +103,19 @@ def _directory(stream: BinaryIO, file: OpenFile) -> _Directory:
     stream.seek(file.size - _TAIL_BYTES - length)
     data = stream.read(length)
     digest = hashlib.sha256(data).digest()
-    if digest not in _walked:
-        check_directory(data, file.name)
+    return _in_use.get(digest) or _in_use.setdefault(digest, _parsed(data, file))
+
+
+def _parsed(data: bytes, file: OpenFile) -> _Directory:
+    groups = groups_of(data, file.name)
     with _damage_named(file.name):
-        small = io.BytesIO(_MAGIC + data + tail)
-        opened = pq.ParquetFile(small, metadata=_parsed.get(digest), **_LIMITS)
-        metadata = _parsed.setdefault(digest, opened.metadata)
-        _walked.add(digest)
-        return _Directory(metadata, opened.schema_arrow, file.size - _TAIL_BYTES - length)
+        small = io.BytesIO(_MAGIC + data + len(data).to_bytes(4, "little") + _MAGIC)
+        opened = pq.ParquetFile(small, **_LIMITS)
+        metadata, schema = opened.metadata, opened.schema_arrow
+        paths = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
+    if groups.chunks.shape[:2] != (len(groups.rows), len(paths)) and groups.rows:
+        refuse(file.name, f"its row groups don't all have the same columns: {DAMAGED}")
+    return _Directory(groups, metadata, schema, paths, file.size - _TAIL_BYTES - len(data))
 
 
 _LIMITS = {"thrift_string_size_limit": MAX_DIRECTORY_BYTES, "thrift_container_size_limit": 1 << 20}
@@ -149,7 +156,7 @@ def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
     """
     with file.open() as stream:
         directory = _directory(stream, file)
-        metadata, fields = directory.metadata, _fields(directory, file.name)
+        rows, fields = directory.groups.rows, _fields(directory, file.name)
         names = list(fields)
         label = label_column(file.name, names, options)
         features = [
@@ -162,7 +169,7 @@ def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
         single = names[features[0]] if len(features) == 1 else None
         lists = single if single is not None and _holds_lists(fields[single]) else None
         _check_types(file.name, fields, [] if lists else [names[index] for index in features], label)
-        if metadata.num_rows == 0:
+        if not any(rows):
             refuse(file.name, "there are no rows")
         columns = names
         if lists is not None:
@@ -177,14 +184,14 @@ def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
         feature_columns=features,
         feature_array=lists,
     )
-    return Look(layout, Unit.ROW_GROUPS, 0, metadata.num_row_groups, rows=metadata.num_rows)
+    return Look(layout, Unit.ROW_GROUPS, 0, len(rows), rows=sum(rows))
 
 
 def _fields(directory: _Directory, file_name: str) -> dict[str, Any]:
     """The types of the columns by name."""
     names = directory.schema.names
-    if len(names) > MAX_COLUMNS or directory.metadata.num_columns > MAX_COLUMNS:
-        refuse(file_name, f"there are {directory.metadata.num_columns} columns; {MAX_COLUMNS} is the most")
+    if len(directory.paths) > MAX_COLUMNS:
+        refuse(file_name, f"there are {len(directory.paths)} columns; {MAX_COLUMNS} is the most")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         shown = ", ".join(repr(shortened(name)) for name in twice[:MAX_PROBLEMS])
@@ -233,7 +240,7 @@ def _holds_lists(kind: Any) -> bool:
 
 def _list_width(stream: BinaryIO, file: OpenFile, directory: _Directory, name: str) -> int:
     """How long the list of the first row is."""
-    groups = range(directory.metadata.num_row_groups)
+    groups = range(len(directory.groups.rows))
     batch = next(_batches(stream, file, directory, groups, _Columns([name]), 1), None)
     width = None if batch is None else pc.list_value_length(batch.column(0))[0].as_py()
     if not width:
@@ -270,21 +277,23 @@ def _batches(
     stream: BinaryIO, file: OpenFile, directory: _Directory, groups: Iterable[int], columns: _Columns, rows: int
 ) -> Iterator[Any]:
     """Record batches of up to `rows` rows of the wanted columns, of one row group after the other."""
-    metadata = directory.metadata
-    paths = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
     names = set(columns.names)
-    wanted = [index for index, path in enumerate(paths) if path in names or _belongs(path, names)]
+    wanted = [index for index, path in enumerate(directory.paths) if path in names or _belongs(path, names)]
     for group in groups:
+        count = directory.groups.rows[group]
+        if count == 0:
+            continue
+        places = directory.groups.chunks[group, wanted].tolist()
+        chunks = [
+            Chunk(directory.paths[index], start, end, values)
+            for index, (start, end, values) in zip(wanted, places, strict=True)
+        ]
+        fetched = sum(chunk.end - chunk.start for chunk in chunks) <= FETCHED_BYTES and rows > 1
+        low, high = _WINDOW_BYTES
         with _damage_named(file.name):
-            count = metadata.row_group(group).num_rows
-            if count == 0:
-                continue
-            chunks = _chunks(metadata.row_group(group), wanted, paths)
-            fetched = sum(chunk.end - chunk.start for chunk in chunks) <= FETCHED_BYTES and rows > 1
-            low, high = _WINDOW_BYTES
             parquet = pq.ParquetFile(
-                pa.PythonFile(CheckedFile(stream, file.name, directory.size, chunks), "r"),
-                metadata=metadata,
+                pa.PythonFile(CheckedFile(stream, file.name, directory.start, chunks), "r"),
+                metadata=directory.metadata,
                 read_dictionary=[columns.label] if columns.text_label else None,
                 buffer_size=0 if fetched else min(max(FETCHED_BYTES // len(chunks), low), high),
                 pre_buffer=False,
@@ -312,17 +321,6 @@ def _belongs(path: str, names: set[str]) -> bool:
             return True
         at = path.find(".", at + 1)
     return False
-
-
-def _chunks(group: Any, wanted: Sequence[int], paths: Sequence[str]) -> list[Chunk]:
-    chunks = []
-    for index in wanted:
-        column = group.column(index)
-        start = column.data_page_offset
-        if column.dictionary_page_offset is not None and 0 < column.dictionary_page_offset < start:
-            start = column.dictionary_page_offset
-        chunks.append(Chunk(paths[index], start, start + column.total_compressed_size, column.num_values))
-    return chunks
 
 
 def label_cells(file: OpenFile, look: Look, problems: Problems) -> Iterator[Float64Array | list[str]]:
@@ -357,9 +355,9 @@ def read(
     with file.open() as stream:
         directory = _directory(stream, file)
         columns = _columns(directory, layout, file.name)
-        groups = range(min(piece.end, directory.metadata.num_row_groups))
-        first = sum(directory.metadata.row_group(group).num_rows for group in groups[: piece.start])
-        for batch in _batches(stream, file, directory, groups[piece.start :], columns, rows):
+        groups = range(piece.start, min(piece.end, len(directory.groups.rows)))
+        first = sum(directory.groups.rows[: piece.start])
+        for batch in _batches(stream, file, directory, groups, columns, rows):
             count = batch.num_rows
             progress.rows += count
             with _damage_named(file.name):

@@ -7,10 +7,14 @@ directory is walked before pyarrow sees it, and the head of each page as the byt
 Source of the formats: Apache Parquet's `parquet.thrift` and Thrift's compact protocol.
 """
 
+from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dropmill.data.checks import refuse, shortened
 
@@ -19,19 +23,25 @@ MAX_PAGE_BYTES = 64 << 20
 MAX_PAGES_BYTES = 160 << 20
 """What the pages that are open at once, one of each column, may hold."""
 
-_MAX_DIRECTORY_MEMORY = 256 << 20
-_ROW_GROUP_DEPTH = 2
+MAX_DIRECTORY_MEMORY = 256 << 20
+"""What pyarrow may need for a directory; it took about 1000 bytes for a column of a row group."""
+
 _MAX_HEAD_BYTES = 1 << 20
 _MAX_DEPTH = 16
 _MAX_VARINT_BYTES = 10
+_MAGIC_BYTES = 4
 DAMAGED = "the file is damaged: upload it again, or write it anew"
+SMALLER = "write the file again with smaller row groups, of 20,000 rows or so"
 
 _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
-_VARINTS = (4, 5, 6)
+_INTEGERS = (4, 5, 6)
 _INDEX_PAGE, _DICTIONARY_PAGE = 1, 2
+_FILE_ROWS, _FILE_ROW_GROUPS = 3, 4
+_GROUP_COLUMNS, _GROUP_ROWS = 1, 3
+_CHUNK_METADATA = 3
+_COLUMN_VALUES, _COLUMN_SIZE, _COLUMN_DATA, _COLUMN_DICTIONARY = 5, 7, 9, 11
 _PAGE_TYPE, _UNPACKED_SIZE, _PACKED_SIZE = 1, 2, 3
-_MAGIC_BYTES = 4
-SMALLER = "write the file again with smaller row groups, of 20,000 rows or so"
+_STRUCTURE_BYTES, _ENTRY_BYTES = 1000, 40
 
 _Fields = dict[int, "int | _Fields"]
 
@@ -45,69 +55,89 @@ class _Damaged(Exception):
 
 
 class _Thrift:
-    """Reads a structure of Thrift's compact protocol: its integers, and about how much memory the rest takes."""
+    """Reads Thrift's compact protocol, from `at` on.
+
+    `fields` yields the number and type of each field of a structure; the caller reads its value, or skips it.
+    """
 
     def __init__(self, data: bytes, at: int = 0) -> None:
         self.data = data
         self.at = at
         self.memory = 0
 
-    def structure(self, depth: int = 0) -> _Fields:
-        """The integers and inner structures of a structure, by the numbers of their fields."""
-        if depth > _MAX_DEPTH:
-            raise _Damaged
-        found: _Fields = {}
+    def fields(self) -> Iterator[tuple[int, int]]:
         field = 0
         while head := self._byte():
-            kind = head & 15
-            field = field + (head >> 4) if head >> 4 else self._signed()
-            if kind in _VARINTS:
-                found[field] = self._signed()
-            elif kind == _STRUCT:
-                found[field] = self.structure(depth + 1)
+            field = field + (head >> 4) if head >> 4 else self.integer()
+            yield field, head & 15
+
+    def integer(self) -> int:
+        number = self._varint()
+        return number >> 1 ^ -(number & 1)
+
+    def structures(self, entry_bytes: int) -> Iterator[int]:
+        """Where the caller reads a list of structures: yields for each of them. Of other items raises _Damaged."""
+        kind, count = self._list_head(entry_bytes)
+        if kind != _STRUCT and count:
+            raise _Damaged
+        yield from range(count)
+
+    def integers(self, depth: int = 0) -> _Fields:
+        """The integers of a structure, and of those in it, by the numbers of their fields."""
+        found: _Fields = {}
+        for field, kind in self.fields():
+            if kind in _INTEGERS:
+                found[field] = self.integer()
+            elif kind == _STRUCT and depth < _MAX_DEPTH:
+                found[field] = self.integers(depth + 1)
             else:
-                self._skip(kind, depth)
+                self.skip(kind, depth)
         return found
 
-    def _skip(self, kind: int, depth: int) -> None:
-        if kind in (_TRUE, _FALSE):
-            return
-        if kind in (_LIST, _SET):
-            head = self._byte()
-            count = head >> 4 if head >> 4 < 15 else self._varint()
-            self._items(count, (head & 15,), depth)
+    def skip(self, kind: int, depth: int = 0) -> None:
+        """Pass over the value of a field."""
+        if depth > _MAX_DEPTH:
+            raise _Damaged
+        if kind in _INTEGERS:
+            self._varint()
+        elif kind == _STRUCT:
+            for _, inner in self.fields():
+                self.skip(inner, depth + 1)
+        elif kind in (_LIST, _SET):
+            inner, count = self._list_head(_ENTRY_BYTES)
+            self._skip_items(count, (inner,), depth)
         elif kind == _MAP:
             if count := self._varint():
                 kinds = self._byte()
-                self._items(count, (kinds >> 4, kinds & 15), depth)
-        elif kind == _STRUCT:
-            self.structure(depth + 1)
-        else:
-            self._skip_plain(kind)
-
-    def _items(self, count: int, kinds: tuple[int, ...], depth: int) -> None:
-        # Measured: a column of a row group takes about 1000 bytes once it is read.
-        size = 40 if _STRUCT not in kinds else 1000 if depth <= _ROW_GROUP_DEPTH else 100
-        self.memory += count * size
-        if self.memory > _MAX_DIRECTORY_MEMORY or depth > _MAX_DEPTH:
+                self._take_memory(count, _ENTRY_BYTES)
+                self._skip_items(count, (kinds >> 4, kinds & 15), depth)
+        elif kind == _BINARY:
+            self._pass(self._varint())
+        elif kind in (_BYTE, _DOUBLE):
+            self._pass(1 if kind == _BYTE else 8)
+        elif kind not in (_TRUE, _FALSE):
             raise _Damaged
+
+    def _skip_items(self, count: int, kinds: tuple[int, ...], depth: int) -> None:
         for _ in range(count):
             for kind in kinds:
                 if kind in (_TRUE, _FALSE):
-                    self._byte()
+                    self._pass(1)
                 else:
-                    self._skip(kind, depth + 1)
+                    self.skip(kind, depth + 1)
 
-    def _skip_plain(self, kind: int) -> None:
-        if kind in _VARINTS:
-            self._varint()
-            return
-        if kind == _BINARY:
-            size = self._varint()
-        elif kind in (_BYTE, _DOUBLE):
-            size = 1 if kind == _BYTE else 8
-        else:
+    def _list_head(self, entry_bytes: int) -> tuple[int, int]:
+        head = self._byte()
+        count = head >> 4 if head >> 4 < 15 else self._varint()
+        self._take_memory(count, entry_bytes)
+        return head & 15, count
+
+    def _take_memory(self, count: int, entry_bytes: int) -> None:
+        self.memory += count * entry_bytes
+        if self.memory > MAX_DIRECTORY_MEMORY:
             raise _Damaged
+
+    def _pass(self, size: int) -> None:
         self.at += size
         if self.at > len(self.data):
             raise _CutOff
@@ -129,17 +159,90 @@ class _Thrift:
             if shift >= 7 * _MAX_VARINT_BYTES:
                 raise _Damaged
 
-    def _signed(self) -> int:
-        number = self._varint()
-        return number >> 1 ^ -(number & 1)
+
+# The directory
 
 
-def check_directory(data: bytes, file_name: str) -> None:
-    """Raise InvalidDrop for a directory (Thrift's `FileMetaData`) that is none, or would take up too much memory."""
+@dataclass(frozen=True)
+class Groups:
+    """The row groups of a file: `rows` of each, and of their columns `chunks` [groups, columns, (start, end, values)].
+
+    pyarrow knows this too, but ends the process where its directory holds contradictions.
+    """
+
+    rows: list[int]
+    chunks: NDArray[np.int64]
+
+
+def groups_of(directory: bytes, file_name: str) -> Groups:
+    """The row groups that a directory (Thrift's `FileMetaData`) lists.
+
+    Raises InvalidDrop where it can't be read, contradicts itself, or would take up too much memory.
+    """
+    rows: list[int] = []
+    chunks = array("q")
+    thrift = _Thrift(directory)
+    total = 0
     try:
-        _Thrift(data).structure()
-    except (_CutOff, _Damaged):
+        for field, kind in thrift.fields():
+            if field == _FILE_ROWS and kind in _INTEGERS:
+                total = thrift.integer()
+            elif field == _FILE_ROW_GROUPS and kind == _LIST:
+                for _ in thrift.structures(_STRUCTURE_BYTES):
+                    rows.append(_row_group(thrift, chunks))
+            elif kind == _LIST:
+                for _ in thrift.structures(_STRUCTURE_BYTES):
+                    thrift.skip(_STRUCT)
+            else:
+                thrift.skip(kind)
+    except (_CutOff, _Damaged, OverflowError):
         refuse(file_name, f"the file's directory can't be read, or lists more than can be: {DAMAGED}")
+    columns = len(chunks) // (3 * len(rows)) if rows else 0
+    if min(rows, default=0) < 0 or sum(rows) != total or len(chunks) != 3 * len(rows) * columns:
+        refuse(file_name, f"the file's directory contradicts itself: {DAMAGED}")
+    return Groups(rows, np.frombuffer(chunks, dtype=np.int64).reshape(len(rows), columns, 3))
+
+
+def _row_group(thrift: _Thrift, chunks: "array[int]") -> int:
+    """The number of rows of a row group; where its columns are goes into `chunks`."""
+    rows = 0
+    for field, kind in thrift.fields():
+        if field == _GROUP_ROWS and kind in _INTEGERS:
+            rows = thrift.integer()
+        elif field == _GROUP_COLUMNS and kind == _LIST:
+            for _ in thrift.structures(_STRUCTURE_BYTES):
+                chunks.extend(_column(thrift))
+        else:
+            thrift.skip(kind)
+    return rows
+
+
+def _column(thrift: _Thrift) -> tuple[int, int, int]:
+    """Where the pages of a column begin and end, and how many values they hold."""
+    values = size = start = dictionary = 0
+    for outer, outer_kind in thrift.fields():
+        if outer != _CHUNK_METADATA or outer_kind != _STRUCT:
+            thrift.skip(outer_kind)
+            continue
+        for field, kind in thrift.fields():
+            if kind not in _INTEGERS:
+                thrift.skip(kind)
+            elif field == _COLUMN_VALUES:
+                values = thrift.integer()
+            elif field == _COLUMN_SIZE:
+                size = thrift.integer()
+            elif field == _COLUMN_DATA:
+                start = thrift.integer()
+            elif field == _COLUMN_DICTIONARY:
+                dictionary = thrift.integer()
+            else:
+                thrift.skip(kind)
+    if 0 < dictionary < start:
+        start = dictionary
+    return start, start + size, values
+
+
+# Pages
 
 
 @dataclass
@@ -231,7 +334,7 @@ class CheckedFile:
         while chunk.head_at < min(end, chunk.end) and chunk.values_seen < chunk.values:
             thrift = _Thrift(data, chunk.head_at - position)
             try:
-                head = thrift.structure()
+                head = thrift.integers()
             except _CutOff:
                 chunk.rest = data[chunk.head_at - position :]
                 if len(chunk.rest) > _MAX_HEAD_BYTES:
