@@ -22,7 +22,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -224,6 +224,14 @@ class Lambdas:
         """
         self._pool(function_name).rule = AsyncRule(retries=retries, on_failure_arn=on_failure_arn)
 
+    def set_memory(self, function_name: str, memory: int) -> None:
+        """Give a function another amount of memory, in MB: workers of the old amount end when they are idle.
+
+        Raises LambdaError for an unknown function.
+        """
+        pool = self._pool(function_name)
+        self._call(self._register(replace(pool.function, memory=memory), pool.rule))
+
     def prewarm(self, function_names: Iterable[str] | None = None, *, wait: bool = False) -> None:
         """Start one worker for each function that has none, all at once (None: of every function).
 
@@ -314,9 +322,9 @@ class Lambdas:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _register(self, function: Function) -> None:
+    async def _register(self, function: Function, rule: AsyncRule | None = None) -> None:
         old = self._pools.get(function.name)
-        self._pools[function.name] = pool = _Pool(function)
+        self._pools[function.name] = pool = _Pool(function, rule or AsyncRule())
         if self.prewarming:
             self._add_worker(pool)
         if old is not None:

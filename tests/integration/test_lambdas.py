@@ -366,6 +366,20 @@ def test_a_function_registered_again_runs_the_new_handler(cloud: Cloud) -> None:
     assert isinstance(cloud.call("changing"), int)
 
 
+def test_a_function_is_given_other_memory_and_keeps_the_rest(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.register("sized", handler="environment", memory=256, environment={"TABLE": "ledger"})
+    assert cloud.call("sized")["variables"]["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"] == "256"
+    cloud.pool.set_memory("sized", 512)
+    variables = cloud.call("sized")["variables"]
+    assert (variables["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"], variables["TABLE"]) == ("512", "ledger")
+    cloud.register("once", handler="refuse_loudly")
+    cloud.pool.configure_async("once", retries=0)
+    cloud.pool.set_memory("once", 256)
+    cloud.pool.invoke_event("once", json.dumps({"path": str(tmp_path / "tries")}).encode())
+    assert cloud.pool.wait_idle(20)
+    assert (tmp_path / "tries").read_text() == "x"
+
+
 def test_unknown_functions_and_missing_folders_are_refused(cloud: Cloud, tmp_path: Path) -> None:
     with pytest.raises(LambdaError, match="no function nobody"):
         cloud.pool.invoke("nobody", b"{}")
