@@ -191,7 +191,9 @@ class Read:
         return {
             part: Divided(
                 np.concatenate([dense(features) for features, _ in held]),
-                np.concatenate([labels for _, labels in held if labels is not None]) if held[0][1] is not None else None,
+                np.concatenate([labels for _, labels in held if labels is not None])
+                if held[0][1] is not None
+                else None,
             )
             for part, held in gathered.items()
         }
