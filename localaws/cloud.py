@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self
 import boto3
 from botocore.config import Config
 
-from localaws import lambdas, stepfunctions
+from localaws import lambdas, s3, stepfunctions
 from localaws.clock import Clock
 from localaws.lambdas import Lambdas, LogEvents
 from localaws.stacks import Stacks
@@ -51,8 +51,9 @@ class Cloud:
     """An embedded cloud, between `start` and `stop` (or within a `with` block).
 
     `port` 0 takes a free one. With `rules=False` events reach no rule and schedules rest, for calling functions by
-    hand. `programs` says what runs an algorithm's image (None: the built-in ones). While it runs: `client`, `deploy`,
-    `clock`, `events`, `lambdas`, `sagemaker` and `hooks`.
+    hand. `programs` says what runs an algorithm's image (None: the built-in ones). With `hold_memory` the operating
+    system holds every Lambda to its memory, and kills it beyond. While it runs: `client`, `deploy`, `clock`, `events`,
+    `lambdas`, `sagemaker` and `hooks`.
     """
 
     events: "Dispatcher"
@@ -69,6 +70,7 @@ class Cloud:
         *,
         rules: bool = True,
         programs: "Programs | None" = None,
+        hold_memory: bool = False,
     ) -> None:
         self._host = host
         self._port = port
@@ -76,6 +78,7 @@ class Cloud:
         self.account_id = ACCOUNT_ID
         self._rules = rules
         self._programs = programs
+        self._hold_memory = hold_memory
         # One session for all clients: each would parse the endpoints of all AWS again.
         self._session = boto3.Session(
             aws_access_key_id="local",
@@ -146,6 +149,7 @@ class Cloud:
             account_id=self.account_id,
             write_logs=_LogWriter(self).write,
             deliver=self._deliver,
+            hold_memory=self._hold_memory,
         )
         stop.callback(self.lambdas.close)
 
@@ -173,6 +177,8 @@ class Cloud:
                 stop_executions.callback(stepfunctions.connect, None, None)
                 stop_executions.callback(stepfunctions.stop_all)
                 stop_executions.callback(stepfunctions.connect, self.endpoint_url, None)
+            elif service == "s3":
+                s3.install()
             elif service == "awslambda":
                 lambdas.install()
                 lambdas.connect(self.lambdas)

@@ -2,8 +2,8 @@
 
 A worker is a process that runs AWS's own runtime client (`awslambdaric`) on a function's handler and talks to a Runtime
 API of ours on a port of its own (https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html). Workers are started
-on demand, used again while they are warm, and killed when they run over the function's time-out. All of it happens on
-one event loop in one thread; `invoke` may be called from any thread.
+on demand, used again while they are warm, and killed when they run over the function's time-out, or over its memory
+where they are held to it. All of it happens on one event loop in one thread; `invoke` may be called from any thread.
 
 A worker's environment is built from nothing: what the function declares, what Lambda itself sets, made-up credentials,
 and `AWS_ENDPOINT_URL` at this cloud. Nothing of the host's environment reaches it. X-Ray is switched off, for there is
@@ -22,12 +22,13 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from localaws import seams
+from localaws import memory, seams
+from localaws.memory import Hold
 from localaws.seams import Seam
 
 MAX_REQUEST_BYTES = 6 * 1024 * 1024
@@ -53,7 +54,7 @@ class LambdaError(Exception):
 
 @dataclass(frozen=True)
 class Function:
-    """One function. `timeout` is in seconds, `memory` in MB (told to the function, not enforced)."""
+    """One function. `timeout` is in seconds, `memory` in MB."""
 
     name: str
     folder: Path
@@ -95,6 +96,7 @@ class _Invocation:
 class _Worker:
     stream: str
     process: asyncio.subprocess.Process | None = None
+    hold: Hold | None = None
     next: "asyncio.Future[_Invocation] | None" = None
     current: _Invocation | None = None
     ready: bool = False
@@ -140,7 +142,8 @@ class Lambdas:
     """All functions of one cloud.
 
     `write_logs(group, stream, [(epoch milliseconds, line), ...])` gets what functions print. `deliver(arn, body,
-    attributes)` takes failed events to a dead-letter queue or an on-failure destination.
+    attributes)` takes failed events to a dead-letter queue or an on-failure destination. With `hold_memory` the
+    operating system holds each worker to its function's memory, as `localaws.memory` says.
     """
 
     def __init__(
@@ -153,6 +156,7 @@ class Lambdas:
         deliver: Deliver,
         workers_per_function: int = 10,
         retry_delays: tuple[float, ...] = (0.2, 0.5),
+        hold_memory: bool = False,
     ) -> None:
         self._endpoint_url = endpoint_url
         self._region = region
@@ -160,6 +164,8 @@ class Lambdas:
         self._write_logs = write_logs
         self._deliver = deliver
         self._limit = workers_per_function
+        self._hold_memory = hold_memory
+        self._cgroup = memory.find_parent() if hold_memory else None
         # Whether a function gets its first worker as soon as it is registered, rather than at its first call.
         self.prewarming = False
         # AWS waits one minute and then two; nobody wants to here.
@@ -217,6 +223,14 @@ class Lambdas:
         Raises LambdaError for an unknown function.
         """
         self._pool(function_name).rule = AsyncRule(retries=retries, on_failure_arn=on_failure_arn)
+
+    def set_memory(self, function_name: str, memory: int) -> None:
+        """Give a function another amount of memory, in MB: workers of the old amount end when they are idle.
+
+        Raises LambdaError for an unknown function.
+        """
+        pool = self._pool(function_name)
+        self._call(self._register(replace(pool.function, memory=memory), pool.rule))
 
     def prewarm(self, function_names: Iterable[str] | None = None, *, wait: bool = False) -> None:
         """Start one worker for each function that has none, all at once (None: of every function).
@@ -308,9 +322,9 @@ class Lambdas:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _register(self, function: Function) -> None:
+    async def _register(self, function: Function, rule: AsyncRule | None = None) -> None:
         old = self._pools.get(function.name)
-        self._pools[function.name] = pool = _Pool(function)
+        self._pools[function.name] = pool = _Pool(function, rule or AsyncRule())
         if self.prewarming:
             self._add_worker(pool)
         if old is not None:
@@ -382,11 +396,12 @@ class Lambdas:
         self._read_log(pool, worker, invocation)
         spent = (time.monotonic() - invocation.started) * 1000
         self._print(pool, worker, f"END RequestId: {invocation.request_id}", invocation)
+        used = _memory_used(worker, pool.function)
         self._print(
             pool,
             worker,
             f"REPORT RequestId: {invocation.request_id}\tDuration: {spent:.2f} ms\t"
-            f"Memory Size: {pool.function.memory} MB",
+            f"Memory Size: {pool.function.memory} MB" + (f"\tMax Memory Used: {used} MB" if used else ""),
             invocation,
         )
         if not invocation.answered.done():
@@ -398,9 +413,9 @@ class Lambdas:
         request_id = worker.current.request_id
         said = f"RequestId: {request_id} Error: Task timed out after {pool.function.timeout:.2f} seconds"
         self._print(pool, worker, said, worker.current)
-        worker.kill()
         self._drop(pool, worker)
         self._finish(pool, worker, _error("Sandbox.Timedout", said), "Unhandled")
+        worker.kill()
         self._feed(pool)
 
     def _drop(self, pool: _Pool, worker: _Worker) -> None:
@@ -433,7 +448,9 @@ class Lambdas:
         os.set_blocking(worker.log_pipe, False)
         self._loop.add_reader(worker.log_pipe, self._read_log, pool, worker)
         try:
+            worker.hold = Hold(function.memory, self._cgroup) if self._hold_memory else None
             worker.process = await asyncio.create_subprocess_exec(
+                *(worker.hold.prefix if worker.hold else ()),
                 sys.executable,
                 "-m",
                 "awslambdaric",
@@ -466,14 +483,20 @@ class Lambdas:
             server.close()
             for writer in list(connections):
                 writer.close()
+            if worker.hold is not None:
+                await worker.hold.release()
         self._drop(pool, worker)
         if worker.next is not None:
             worker.next.cancel()
             worker.next = None
-        how = f"signal: {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        # As the Go program that runs functions on AWS says it: "signal: killed".
+        how = (
+            f"signal: {(signal.strsignal(-status) or str(-status)).lower()}" if status < 0 else f"exit status {status}"
+        )
         if worker.current is not None:
             said = f"RequestId: {worker.current.request_id} Error: Runtime exited with error: {how}"
             self._finish(pool, worker, _error("Runtime.ExitError", said), "Unhandled")
+            self._print(pool, worker, f"{said}\nRuntime.ExitError")
         elif not worker.ready and pool.waiting:
             # What kept it from starting is the answer to the call that it was started for.
             invocation = pool.waiting.popleft()
@@ -635,6 +658,13 @@ class Lambdas:
     def _flush_for_ever(self) -> None:
         while not self._stopped.wait(_FLUSH_SECONDS):
             self.flush_logs()
+
+
+def _memory_used(worker: _Worker, function: Function) -> int | None:
+    """The most memory that a worker has had so far, in MB; None where that can't be told."""
+    if worker.hold is not None and worker.hold.ran_out:
+        return function.memory
+    return memory.peak(worker.process.pid) if worker.process is not None else None
 
 
 def _error(kind: str, message: str) -> bytes:

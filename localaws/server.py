@@ -1,6 +1,7 @@
 """The one port: an HTTP server, test hooks on API calls, and the way to moto or to our own SageMaker."""
 
 import contextlib
+import functools
 import ipaddress
 import json
 import logging
@@ -148,6 +149,11 @@ class Application(DomainDispatcherApplication):
         super().__init__(create_app)
         self._sagemaker = sagemaker
         self._hooks = hooks
+        # moto lists its own folder to answer this, twice for each request.
+        self._backend_for_host = functools.lru_cache(maxsize=256)(super().get_backend_for_host)
+
+    def get_backend_for_host(self, host: str | None) -> Any:
+        return self._backend_for_host(host)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if not _trusted_host(environ.get("HTTP_HOST", "")):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints
 
 from dropmill.errors import several
+from dropmill.naming import folder_of_drop
 from dropmill.recipe import Recipe
 
 RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](-?[a-z0-9])*$", max_length=80)]
@@ -49,7 +50,8 @@ class ObjectVersion(Contract):
 
     @property
     def file_name(self) -> str:
-        return self.key.rsplit("/", 1)[-1]
+        """As messages say it: the file's name, or that of the folder which this object closes."""
+        return (folder_of_drop(self.key) or self.key).rstrip("/").rsplit("/", 1)[-1]
 
     @property
     def uri(self) -> str:
@@ -91,17 +93,52 @@ class LaunchInput(Contract):
 
 
 class FileFormat(StrEnum):
+    """How a file is laid out. CSV is delimited text of any delimiter, TSV among it."""
+
     CSV = "csv"
+    JSON_LINES = "json-lines"
+    PARQUET = "parquet"
     NPY = "npy"
     NPZ = "npz"
     PICKLE = "pickle"
+    IDX = "idx"
+    LIBSVM = "libsvm"
+    RECORDIO = "recordio"
+
+
+class Unit(StrEnum):
+    """What a file is divided by. A piece of lines is a range of bytes, and holds the lines that begin in it."""
+
+    LINES = "lines"
+    ROWS = "rows"
+    ROW_GROUPS = "row-groups"
+    WHOLE = "whole"
+
+
+class DroppedFile(Contract):
+    """One file of a drop, pinned to its version, and how far it can be divided.
+
+    `start` and `end` are byte offsets where `unit` is lines (behind a header, and the file's size), rows or row groups
+    where it is these, and 0 and 1 for what can only be read whole.
+    """
+
+    source: ObjectVersion
+    name: str = Field(description="As messages say it: the path below the drop's folder")
+    part: Part | None = Field(default=None, description="Where its folder says that its rows belong")
+    labels: ObjectVersion | None = Field(default=None, description="IDX: the file of the labels")
+    unit: Unit = Unit.WHOLE
+    start: int = Field(default=0, ge=0)
+    end: int = Field(default=1, ge=0)
+    first_line: int = Field(default=1, ge=1, description="The number of the line at `start`, where the unit is lines")
+    rows: int | None = Field(default=None, ge=0, description="Where the file itself says how many it holds")
 
 
 class Layout(Contract):
-    """What Inspect Drop saw in a drop: enough to read every row of it the same way in every shard.
+    """What Inspect Drop saw in a drop: enough to read every row of every file of it the same way in every shard.
 
-    `columns` names all columns of the file in order (`"0"`, `"1"`, ... where it has no header). For arrays `columns`
-    holds the columns of the feature array, and a label array of its own is said by `label_array`.
+    `columns` names all columns in order (`"0"`, `"1"`, ... where they have no names). For arrays `columns` holds the
+    columns of the feature array, and a label array of its own is said by `label_array`. Sparse rows may have millions
+    of columns, so these are counted only: `columns` and `feature_columns` are empty then.
     """
 
     format: FileFormat
@@ -110,21 +147,34 @@ class Layout(Contract):
     delimiter: str = ","
     columns: list[str]
     label_column: int | None = Field(default=None, description="0-based index into `columns`")
-    feature_columns: list[int] = Field(min_length=1, description="0-based indexes into `columns`, in file order")
+    feature_columns: list[int] = Field(description="0-based indexes into `columns`, in file order")
+    sparse_columns: int | None = Field(
+        default=None, ge=1, description="Rows are read, kept and written sparse, and have so many columns"
+    )
     feature_array: str | None = Field(default=None, description=".npz: the member that holds the features")
     label_array: str | None = Field(default=None, description=".npz: the member that holds the labels")
-    pre_split: bool = Field(default=False, description="The file itself is divided into train, validation and test")
+    own_labels: bool = Field(default=False, description="Every row has a label that is no column: pickle, LIBSVM, ...")
+    first_index: int = Field(default=1, ge=0, le=1, description="LIBSVM: the number of the first column, 0 or 1")
+    pre_split: bool = Field(default=False, description="The drop itself is divided into train, validation and test")
+    quoted_line_ends: bool = Field(default=False, description="CSV: some cell holds a line end, within quotation marks")
+    classes: list[str] | None = Field(
+        default=None,
+        description="The names of the labels `0.0`, `1.0`, ...: the label is text, or the recipe names them",
+    )
     label_values: list[float] | None = Field(
         default=None, description="The distinct label values, ascending; None: unlabelled, or more than can be classes"
+    )
+    fill: list[float] | None = Field(
+        default=None, description="What stands for a missing value in each feature column; None: it is refused"
     )
 
     @property
     def feature_dim(self) -> int:
-        return len(self.feature_columns)
+        return self.sparse_columns or len(self.feature_columns)
 
     @property
     def labelled(self) -> bool:
-        return self.label_column is not None or self.label_array is not None or self.format is FileFormat.PICKLE
+        return self.label_column is not None or self.label_array is not None or self.own_labels
 
 
 class Problem(Contract):
@@ -171,17 +221,26 @@ class Plan(Contract):
     recipe: Recipe
     recipe_version: str | None = None
     drop: ObjectVersion
+    files: list[DroppedFile] = Field(min_length=1)
     layout: Layout
     task: Task
     hyperparameters: dict[str, str] = Field(description="As SageMaker takes them; Seal Dataset adds what data decides")
     created_at: datetime
 
 
+class Piece(Contract):
+    """A range of one file, in that file's unit."""
+
+    file: int = Field(ge=0, description="0-based index into the plan's files")
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+
+
 class Shard(Contract):
-    """One row of `work/<run>/shards.json`."""
+    """One row of `work/<run>/shards.json`: pieces from all over the drop, so that no shard is all of one kind."""
 
     number: int = Field(ge=0)
-    source: ObjectVersion
+    pieces: list[Piece] = Field(min_length=1)
 
 
 class Shards(RootModel[list[Shard]]):
@@ -194,8 +253,33 @@ class PartFile(Contract):
     size: int = Field(ge=1)
 
 
+CONSTANT_COLUMNS_MAX = 1000
 FEW_ROWS = 100
 """So many different rows, or fewer, are counted: they need not reach every part of a dataset."""
+
+
+class PieceReport(Contract):
+    """What was read of a piece.
+
+    `begin` and `stop` are where its first row and the row behind its last begin: for lines the first ends of a line at
+    or behind the piece's bounds, else the bounds themselves. So a file was read once where each piece begins where the
+    one before it stops.
+    """
+
+    file: int = Field(ge=0)
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+    begin: int = Field(ge=0)
+    stop: int = Field(ge=0)
+    rows: int = Field(ge=0, description="Rows read, those with problems among them")
+    lines: int = Field(default=0, ge=0, description="Ends of lines between `begin` and `stop`")
+
+
+class FoundProblem(Contract):
+    """A problem as a shard knows it: a row in a piece of lines is counted from 1 at the piece's first line."""
+
+    piece: int = Field(ge=0, description="0-based index into the report's pieces")
+    problem: Problem
 
 
 class ShardReport(Contract):
@@ -203,11 +287,19 @@ class ShardReport(Contract):
 
     shard: int = Field(ge=0)
     rows: int = Field(ge=0)
+    pieces: list[PieceReport] = Field(default_factory=list)
     files: dict[Part, list[PartFile]]
     label_counts: dict[Part, dict[str, int]] = Field(
         default_factory=dict, description="Rows by target label (`repr` of its float); empty for regression"
     )
-    problems: list[Problem] = Field(default_factory=list, max_length=PROBLEMS_MAX)
+    problems: list[FoundProblem] = Field(default_factory=list, max_length=PROBLEMS_MAX)
+    filled: int = Field(default=0, ge=0, description="Missing values that were filled in")
+    value_range: tuple[float, float] | None = Field(default=None, description="The least and largest feature value")
+    constant_columns: dict[int, float] | None = Field(
+        default=None,
+        max_length=CONSTANT_COLUMNS_MAX,
+        description="Features that hold one value in all rows of the shard, and that; None: too many to tell",
+    )
     few_hashes: list[int] | None = Field(
         default=None, max_length=FEW_ROWS, description="The hashes of the different rows, unless they are many"
     )
@@ -227,6 +319,8 @@ class SealedDataset(Contract):
     rows: int = Field(ge=1)
     parts: dict[Part, SealedPart]
     hyperparameters: dict[str, str]
+    shards: int | None = Field(default=None, ge=1, description="How many the drop was converted in")
+    warnings: list[str] = Field(default_factory=list, description="What is odd about the data, but no error")
 
 
 class InspectedDrop(Contract):
@@ -237,6 +331,7 @@ class InspectedDrop(Contract):
     training_timeout: int = Field(description="Seconds after which nobody waits for the training any more")
     task: Task
     feature_dim: int
+    concurrency: int = Field(ge=1, le=40, description="How many shards are converted at once")
 
 
 class ConvertedShard(Contract):

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 
 from dropmill import algorithms
 from dropmill.algorithms import InvalidHyperparameters
+from dropmill.algorithms.hyperparameters import AUTO
 from dropmill.contracts import Layout, Task
 from dropmill.errors import InvalidDrop, InvalidRecipe
+from dropmill.labels import class_name, number_of
 from dropmill.recipe import Recipe
 
 CLASSES_MAX = 100
@@ -32,10 +34,11 @@ def naming_recipe(name: str) -> Iterator[None]:
         raise InvalidRecipe(f"recipe {name!r}: {error}") from None
 
 
-def decide_task(recipe: Recipe, layout: Layout, file: str) -> Task:
+def decide_task(recipe: Recipe, layout: Layout, file: str, *, scanned: bool = True) -> Task:
     """What is learned: as `predictor_type` says, else by the label's values.
 
-    With `positive`, or two distinct values: binary. Three to 100 distinct whole numbers: multiclass. Else: regression.
+    With `positive`, or two distinct values: binary. Texts, or three to 100 distinct whole numbers: multiclass. Else:
+    regression. `scanned` says whether the label's values were looked at: of too large a drop the recipe must say.
 
     Raises:
         InvalidDrop: there is no label where the algorithm needs one, or it has a single value.
@@ -45,29 +48,54 @@ def decide_task(recipe: Recipe, layout: Layout, file: str) -> Task:
     if Task.CLUSTERING in predictors:
         return Task.CLUSTERING
     if not layout.labelled:
-        raise InvalidDrop(
-            f"{file}: {recipe.algorithm} needs a label, and there is no column named 'label';{_nearest(layout)}"
-            f" say which one it is with data.label in the recipe; {_columns(layout)}"
-        )
+        raise InvalidDrop(f"{file}: {recipe.algorithm} needs a label, and there is {_no_label(layout)}")
     values = layout.label_values
     if values is not None and len(values) < 2:
-        raise InvalidDrop(f"{file}: every row has the label {values[0]:g}; at least two different labels are needed")
+        one = _said(layout, values[0]) if values else "none"
+        raise InvalidDrop(f"{file}: every row has the label {one}; at least two different labels are needed")
     asked = recipe.hyperparameters.get("predictor_type")
+    asked = None if asked == AUTO else asked
+    if values is None and not scanned and asked is None and recipe.data.positive is None:
+        raise InvalidRecipe(
+            f"{file} is too large to look through all labels first, so the recipe must say what is learned: list them"
+            " under data.classes, name one with data.positive, or set hyperparameters.predictor_type to regressor"
+        )
     possible = [task for task, predictor in predictors.items() if asked in (None, predictor)] or list(predictors)
-    task = _by_labels(recipe, values)
+    task = _by_labels(recipe, layout)
     if task not in possible:
         # Asked for, it is held against the labels; else the nearest that the algorithm can learn is.
         task = possible[-1] if asked is not None else Task.BINARY
-    _check_classes(recipe, task, values, file)
+    _check_classes(recipe, task, layout, file, scanned=scanned)
     return task
 
 
-def _by_labels(recipe: Recipe, values: list[float] | None) -> Task:
+def _by_labels(recipe: Recipe, layout: Layout) -> Task:
+    values = layout.label_values
     if recipe.data.positive is not None or (values is not None and len(values) == 2):
         return Task.BINARY
+    if layout.classes is not None:
+        return Task.MULTICLASS
     if values is not None and len(values) <= CLASSES_MAX and all(value.is_integer() for value in values):
         return Task.MULTICLASS
     return Task.REGRESSION
+
+
+def _said(layout: Layout, value: float) -> str:
+    """A label as the user knows it."""
+    return f"{value:g}" if layout.classes is None else repr(_cut(layout.classes[int(value)]))
+
+
+def _no_label(layout: Layout) -> str:
+    if not layout.columns:
+        return "none in these rows; drop rows with labels"
+    return (
+        f"no column named 'label';{_nearest(layout)} say which one it is with data.label in the recipe;"
+        f" {_columns(layout)}"
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 
 def _nearest(layout: Layout) -> str:
@@ -79,27 +107,64 @@ def _nearest(layout: Layout) -> str:
 def _columns(layout: Layout) -> str:
     if layout.columns == [str(index) for index in range(len(layout.columns))]:
         return f"the columns have no names, so give an index from 0 to {len(layout.columns) - 1}"
-    shown = ", ".join(name if len(name) <= _SHOWN else name[:_SHOWN] + "..." for name in layout.columns[:10])
+    shown = ", ".join(map(_cut, layout.columns[:10]))
     return f"the columns are {shown}{', ...' if len(layout.columns) > 10 else ''}"
 
 
-def _check_classes(recipe: Recipe, task: Task, values: list[float] | None, file: str) -> None:
-    positive = recipe.data.positive
+def _check_classes(recipe: Recipe, task: Task, layout: Layout, file: str, *, scanned: bool) -> None:
+    positive, values = recipe.data.positive, layout.label_values
     if positive is not None and task is not Task.BINARY:
         raise InvalidRecipe("data.positive makes a binary label; take it out, or ask for a binary_classifier")
     if task is Task.REGRESSION:
+        if layout.classes is not None:
+            said = "data.classes lists classes" if recipe.data.classes else f"the labels of {file} are texts"
+            raise InvalidRecipe(f"{said}, and a regressor learns numbers; ask for a classifier, or change the label")
         return
+    if positive is not None:
+        _check_positive(positive, layout, file, scanned=scanned)
+        return
+    if values is None and not scanned:
+        raise InvalidRecipe(
+            f"{file} is too large to look through all labels first: list them under data.classes, or name the positive"
+            " one with data.positive"
+        )
     if values is None:
         raise InvalidDrop(f"{file}: the label column holds too many different values to be classes")
-    if positive is not None and float(positive) not in values:
-        raise InvalidDrop(f"{file}: no row has the label {positive} that data.positive names")
-    if task is Task.BINARY and positive is None and len(values) != 2:
+    if task is Task.BINARY and len(values) != 2:
         raise InvalidDrop(
-            f"{file}: a binary classifier needs two labels, and there are {len(values)};"
+            f"{file}: a binary classifier needs two labels, and there are {len(values)}{_some_classes(layout)};"
             " name the positive one with data.positive in the recipe"
         )
     if task is Task.MULTICLASS and len(values) < 3:
-        raise InvalidDrop(f"{file}: a multiclass classifier needs three labels or more, and there are {len(values)}")
+        raise InvalidDrop(
+            f"{file}: a multiclass classifier needs three labels or more, and there are {len(values)}"
+            f"{_some_classes(layout)}"
+        )
+
+
+def _some_classes(layout: Layout) -> str:
+    """The first of the classes, in brackets."""
+    if layout.classes is None:
+        return ""
+    return f" ({', '.join(map(_cut, layout.classes[:5]))}{', ...' if len(layout.classes) > 5 else ''})"
+
+
+def _check_positive(positive: str, layout: Layout, file: str, *, scanned: bool) -> None:
+    if layout.classes is not None:
+        if class_name(positive) not in map(class_name, layout.classes):
+            raise InvalidDrop(
+                f"{file}: no row has the label {_cut(positive)!r} that data.positive names; the labels are"
+                f"{_some_classes(layout)}"
+            )
+        return
+    number = number_of(positive)
+    if number is None:
+        advice = "" if scanned else "; of a drop as large as this, list all labels that are texts under data.classes"
+        raise InvalidRecipe(f"data.positive is {_cut(positive)!r}, but the labels of {file} are numbers{advice}")
+    if layout.label_values is None and scanned:
+        raise InvalidDrop(f"{file}: the label column holds too many different values to be classes")
+    if layout.label_values is not None and number not in layout.label_values:
+        raise InvalidDrop(f"{file}: no row has the label {positive} that data.positive names")
 
 
 _OBJECTIVES_OF = {
@@ -178,20 +243,26 @@ def _chosen(algorithm: str, classes: int) -> dict[str, str]:
 def sealed_hyperparameters(recipe: Recipe, planned: dict[str, str], training_rows: int) -> dict[str, str]:
     """The hyperparameters once the rows have been counted.
 
-    Where the recipe is silent, Linear Learner's mini-batch is a tenth of the rows, at most its own default of 1000:
-    more rows than there are fail the job, and few updates an epoch learn little. k-NN's sample is all training rows.
+    Where the recipe is silent, Linear Learner's mini-batch is a tenth of the rows of one instance, at most its own
+    default of 1000: more rows than there are fail the job, and few updates an epoch learn little. k-NN's sample is all
+    training rows.
 
     Raises:
         InvalidRecipe: there are too few rows for what the recipe asks.
     """
-    defaults = {"mini_batch_size": max(1, min(1000, training_rows // 10)), "sample_size": training_rows}
+    instances = recipe.training.instance_count
+    rows_of_one = training_rows // instances
+    defaults = {"mini_batch_size": max(1, min(1000, rows_of_one // 10)), "sample_size": training_rows}
     tuned = recipe.tuning.ranges if recipe.tuning else {}
     decided = (name for name in DECIDED_BY_ROWS.get(recipe.algorithm, ()) if name not in tuned)
     sealed = {**{name: str(defaults[name]) for name in decided}, **planned}
     bounded = {"kmeans": ("k",), "linear-learner": ("mini_batch_size",), "knn": ("k", "sample_size")}
     for name in bounded.get(recipe.algorithm, ()):
         largest = tuned[name].largest if name in tuned else sealed.get(name)
-        if largest is not None and float(largest) > training_rows:
+        shared = name == "mini_batch_size" and instances > 1
+        rows = rows_of_one if shared else training_rows
+        if largest is not None and float(largest) > rows:
             where = f"tuning.ranges.{name} goes up to" if name in tuned else f"hyperparameters.{name} is"
-            raise InvalidRecipe(f"{where} {largest}, but there are {training_rows} training rows; lower it")
+            each = f" for each of {instances} instances" if shared else ""
+            raise InvalidRecipe(f"{where} {largest}, but there are {rows} training rows{each}; lower it")
     return sealed

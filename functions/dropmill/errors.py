@@ -3,6 +3,7 @@
     DropmillError
     |-- InvalidDrop            the dataset can't be used; nothing was started
     |-- InvalidRecipe          the recipe can't be used; nothing was started
+    |-- ConversionIncomplete   rows or files of a dataset were lost or taken twice: ours to mend
     |-- RunClosed              the run has ended; nothing more is launched for it
     |-- JobFailed              SageMaker ended the job: the data's or the algorithm's fault
     |-- JobStopped             the job was stopped: by its time limit or by hand
@@ -30,6 +31,10 @@ class InvalidDrop(DropmillError):
 
 class InvalidRecipe(DropmillError):
     """The recipe can't be used. The message names the recipe and, where there is one, the line."""
+
+
+class ConversionIncomplete(DropmillError):
+    """The converted dataset is not the dropped one: something was lost or taken twice, which is no fault of the data."""
 
 
 class RunClosed(DropmillError):

@@ -24,7 +24,13 @@ _STEP_SLUGS: Final[dict[Step, str]] = {
 _SLUG_MAX: Final = 9
 _DIGEST_DIGITS: Final = 12
 
-_DROP_KEY: Final = re.compile(r"drops/(?P<recipe>[^/]+)/(?P<file>[^/]+)")
+SUCCESS: Final = "_SUCCESS"
+"""The object that closes a folder drop, as Hadoop and Spark write it."""
+
+PARTS: Final = ("train", "validation", "test")
+"""The folders that a folder drop may be divided into, by the names of its parts."""
+
+_DROP_KEY: Final = re.compile(r"drops/(?P<recipe>[^/]+)/(?P<folders>(?:[^/]+/)*)(?P<name>[^/]+)", re.DOTALL)
 
 
 def _digest(*texts: str) -> str:
@@ -39,14 +45,30 @@ def _digest(*texts: str) -> str:
 def recipe_of_drop(key: str) -> str | None:
     """The recipe that an object key asks for, or None where the key starts nothing.
 
-    `drops/<recipe>/<file>`, exactly one level. Keys that end in `/`, or whose name starts with `_` or `.`, start
-    nothing.
+    `drops/<recipe>/<file>` is a file; `drops/<recipe>/<folder...>/_SUCCESS` closes a folder. Nothing else starts a run:
+    no key that ends in `/`, no other name or folder that starts with `_` or `.`, and no `_SUCCESS` of a part (`train`,
+    `validation`, `test`) within a folder, which Spark leaves in each folder that it writes.
     """
     match = _DROP_KEY.fullmatch(key)
-    if match is None or match["file"][0] in "_.":
+    if match is None:
         return None
-    recipe = match["recipe"]
-    return recipe if RECIPE_NAME.fullmatch(recipe) and len(recipe) <= RECIPE_NAME_MAX else None
+    recipe, folders, name = match["recipe"], match["folders"].split("/")[:-1], match["name"]
+    if not RECIPE_NAME.fullmatch(recipe) or len(recipe) > RECIPE_NAME_MAX:
+        return None
+    if not folders:
+        return None if is_hidden(name) else recipe
+    part_of_a_folder = len(folders) > 1 and folders[-1] in PARTS
+    return recipe if name == SUCCESS and not part_of_a_folder and not any(map(is_hidden, folders)) else None
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a path is no data: some name in it starts with `_` or `.`, or it is a folder's own object."""
+    return path.endswith(("/", "_$folder$")) or any(name.startswith(("_", ".")) for name in path.split("/"))
+
+
+def folder_of_drop(key: str) -> str | None:
+    """The prefix, ending in `/`, of the folder that the key closes; None for a single file."""
+    return key.removesuffix(SUCCESS) if key.endswith(f"/{SUCCESS}") else None
 
 
 def run_id(recipe: str, bucket: str, key: str, version_id: str | None, recipe_text: str, rerun: int = 1) -> str:
@@ -99,8 +121,9 @@ def part_prefix(run: str, part: str) -> str:
     return f"work/{run}/{part}/"
 
 
-def part_file_key(run: str, part: str, shard: int) -> str:
-    return f"{part_prefix(run, part)}part-{shard:05}.pbr"
+def part_file_key(run: str, part: str, shard: int, number: int = 0) -> str:
+    """One of a shard's files of a part. SageMaker takes whatever lies under the part's prefix."""
+    return f"{part_prefix(run, part)}part-{shard:05}" + (f"-{number:03}.pbr" if number else ".pbr")
 
 
 def model_prefix(recipe: str, run: str) -> str:

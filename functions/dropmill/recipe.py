@@ -14,7 +14,6 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -22,6 +21,7 @@ from pydantic_core import ErrorDetails
 from dropmill import algorithms
 from dropmill.algorithms.hyperparameters import AUTO
 from dropmill.errors import InvalidRecipe, several
+from dropmill.labels import class_name
 
 RECIPE_NAME = re.compile(r"[a-z0-9](-?[a-z0-9])*")
 RECIPE_NAME_MAX = 40
@@ -55,17 +55,19 @@ def is_duration(schema: Mapping[str, Any]) -> bool:
     return schema.get("function", {}).get("function") is _seconds
 
 
-def _whole(text: Any) -> Any:
-    return int(text) if isinstance(text, str) and re.fullmatch(r"[0-9]{1,9}", text) else text
-
-
 def _finite_number(text: str) -> str:
     try:
         value = float(text)
     except ValueError:
-        raise ValueError("must be a number, as the label column holds numbers") from None
+        raise ValueError("must be a number") from None
     if value != value or value in (float("inf"), float("-inf")):
         raise ValueError("must be a finite number")
+    return text
+
+
+def _named(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
     return text
 
 
@@ -75,8 +77,7 @@ Duration = Annotated[
     BeforeValidator(_seconds, json_schema_input_type=DurationText),
     Field(description="0 or <integer>{s,m,h,d}"),
 ]
-One = Annotated[Literal[1], BeforeValidator(_whole, json_schema_input_type=Literal[1])]
-LabelValue = Annotated[str, AfterValidator(_finite_number), WithJsonSchema({"type": ["number", "string"]})]
+Label = Annotated[str, AfterValidator(_named), Field(max_length=200)]
 InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$", max_length=40)]
 
 
@@ -102,16 +103,38 @@ class DataOptions(Section):
     """How the rows of a drop are read."""
 
     label: str | None = Field(default=None, description="Column name or 0-based index; else a column named `label`")
-    positive: LabelValue | None = Field(default=None, description="1 where the label equals this, else 0")
+    positive: Label | None = Field(default=None, description="1 where the label equals this, else 0")
+    classes: list[Label] | None = Field(
+        default=None, min_length=2, max_length=1000, description="The labels in order; else read from the label column"
+    )
     header: Literal["auto", "true", "false"] = "auto"
+    delimiter: Literal["auto", ",", "\t", ";", "|"] = Field(
+        default="auto", description="What separates columns of text"
+    )
+    missing: Literal["refuse", "0", "mean"] = Field(
+        default="refuse", description="What becomes of empty cells: an error, 0, or the column's mean"
+    )
     drop_columns: list[str] = Field(default_factory=list, max_length=10_000)
     scale: Literal["none", "255"] = Field(default="none", description="255: every feature is divided by 255")
     split: Split = Split()
 
+    @model_validator(mode="after")
+    def names_each_class_once(self) -> Self:
+        if self.classes is None:
+            return self
+        names = set[str]()
+        for label in self.classes:
+            if class_name(label) in names:
+                raise ValueError(f"{_cut(label)!r} is given twice under classes; keep one of them")
+            names.add(class_name(label))
+        if self.positive is not None and class_name(self.positive) not in names:
+            raise ValueError(f"positive is {_cut(self.positive)!r}, which is none of the classes")
+        return self
+
 
 class TrainingOptions(Section):
     instance_type: InstanceType = "ml.m5.xlarge"
-    instance_count: One = 1
+    instance_count: int = Field(default=1, ge=1, le=100)
     volume_gb: int = Field(default=10, ge=1, le=16_384)
     input_mode: Literal["File"] = "File"
     max_runtime: Duration = Field(default=3600, ge=60, le=28 * 86400)
@@ -423,6 +446,8 @@ def _plainly(detail: ErrorDetails) -> str:
         return "must be an instance type, such as ml.m5.xlarge"
     if "max_length" in context:
         return f"is too long: at most {context['max_length']}"
+    if "min_length" in context:
+        return f"is too short: at least {context['min_length']}"
     return _PLAIN.get(kind, detail["msg"].removeprefix("Value error, "))
 
 

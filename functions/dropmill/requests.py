@@ -129,6 +129,9 @@ def _channel(plan: Plan, channel: str, part: Part) -> ChannelTypeDef:
         },
     }
     if part is Part.TRAIN:
+        if plan.recipe.training.instance_count > 1:
+            # Each instance gets its own files; there are at least as many of them.
+            request["DataSource"]["S3DataSource"]["S3DataDistributionType"] = "ShardedByS3Key"
         request["ShuffleConfig"] = {"Seed": plan.recipe.data.split.seed}
     return request
 

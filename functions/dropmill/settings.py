@@ -16,6 +16,7 @@ class Settings:
     job_role_arn: str = ""
     state_machine_arn: str = ""
     notification_topic_arn: str = ""
+    conversion_concurrency: str = ""
     aws_region: str = Field(default="us-east-1")
 
 

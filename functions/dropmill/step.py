@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, get_type_hints
 
-from aws_lambda_powertools import Logger, Metrics, Tracer
+from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError, HTTPClientError
@@ -16,7 +16,6 @@ from dropmill.errors import DropmillError, ServiceUnavailable
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
 logger = Logger(service="dropmill")
-tracer = Tracer(service="dropmill", auto_patch=False)
 metrics = Metrics(namespace="Dropmill", service="dropmill")
 
 
@@ -59,7 +58,8 @@ def step(function: Callable[[RequestT], BaseModel | None]) -> Callable[[dict[str
         metrics.add_metric("Done", MetricUnit.Count, 1)
         return None if response is None else response.model_dump(mode="json")
 
-    return tracer.capture_lambda_handler(metrics.log_metrics(handler), capture_response=False, capture_error=False)
+    logged: Callable[[dict[str, Any], LambdaContext], Any] = metrics.log_metrics(handler)
+    return logged
 
 
 def _call(function: Callable[[RequestT], BaseModel | None], request: RequestT) -> BaseModel | None:

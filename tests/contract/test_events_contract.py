@@ -81,6 +81,25 @@ def test_what_is_not_ours_or_not_over_is_held_back(
         assert not pattern.matches_event(event)
 
 
+@pytest.mark.parametrize(
+    ("key", "passes"),
+    [
+        ("drops/kmeans/points.csv", True),
+        ("drops/kmeans/digits/_SUCCESS", True),
+        ("recipes/kmeans.yaml", False),
+        ("scoring/kmeans/points.csv", False),
+    ],
+)
+def test_what_is_dropped_reaches_start_run(
+    key: str, passes: bool, events: dict[str, Any], functions: dict[str, Any]
+) -> None:
+    dropped = events["start_run"]["detail"]
+    event = events["start_run"] | {"detail": dropped | {"object": dropped["object"] | {"key": key}}}
+    (rule,) = functions["start_run"].properties["Events"].values()
+    pattern = EventPattern.load(json.dumps(resolved(rule["Properties"]["Pattern"])))
+    assert pattern.matches_event(event) is passes
+
+
 def test_the_run_is_the_one_that_the_drop_starts(events: dict[str, Any], inspected: InspectInput) -> None:
     drop = inspected.drop
     dropped = events["start_run"]["detail"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dropmill.contracts import RunInput, ServedModel, TrainedModel
+from dropmill.contracts import InspectedDrop, RunInput, ServedModel, TrainedModel
 from dropmill.errors import ERRORS_BY_NAME
 from dropmill.leases import PROVISIONING_SECONDS
 from dropmill.steps.inspect_drop import TIMEOUT_MARGIN_SECONDS
@@ -251,7 +251,7 @@ def test_every_path_leads_to_a_result(machine: Scope, functions: dict[str, Any])
             assert state.get("ResultPath", "$") != "$", f"the answer of {name} replaces the whole state"
             results[state["ResultPath"][2:]] = set(answer.model_fields)
     for name, state in machine["States"].items():
-        paths = [state.get("ItemsPath", "")]
+        paths = [state.get("ItemsPath", ""), state.get("MaxConcurrencyPath", "")]
         if state["Type"] == "Task":
             paths += strings(payload_of(name, machine))
         for path in paths:
@@ -259,6 +259,15 @@ def test_every_path_leads_to_a_result(machine: Scope, functions: dict[str, Any])
                 head, _, field = path[2:].partition(".")
                 assert head in results, f"{name} reads {path}"
                 assert not field or field in results[head], f"{name} reads {path}"
+
+
+def test_the_template_bounds_how_much_is_converted_at_once(template: dict[str, Any], functions: dict[str, Any]) -> None:
+    """The parameter becomes a variable, and that a result of Inspect Drop, which the Map takes its bound from."""
+    parameter = template["Parameters"]["ConversionConcurrency"]
+    assert functions["inspect_drop"].variables["CONVERSION_CONCURRENCY"] == {"Ref": "ConversionConcurrency"}
+    bounds = InspectedDrop.model_json_schema()["properties"]["concurrency"]
+    assert (bounds["minimum"], bounds["maximum"]) == (parameter["MinValue"], parameter["MaxValue"])
+    assert bounds["minimum"] <= parameter["Default"] <= bounds["maximum"]
 
 
 def test_schedules_parse(functions: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from threading import Lock
 from typing import Any
@@ -12,10 +13,13 @@ import boto3
 import numpy as np
 import pytest
 from botocore.exceptions import ClientError, ParamValidationError, ReadTimeoutError
+from hypothesis import given
+from hypothesis import strategies as st
 from moto import mock_aws
 
 from dropmill import aws, naming, settings, storage
 from dropmill.contracts import (
+    DroppedFile,
     EvaluateInput,
     FileFormat,
     Layout,
@@ -29,6 +33,7 @@ from dropmill.contracts import (
     Task,
 )
 from dropmill.data import recordio
+from dropmill.data.recordio import SparseMatrix
 from dropmill.errors import PredictionFailed
 from dropmill.recipe import Recipe
 from dropmill.steps import evaluate_model as module
@@ -51,12 +56,12 @@ class Endpoint:
         self.rows = 0
 
     def invoke_endpoint(self, **request: Any) -> dict[str, Any]:
-        features, labels = recordio.read(request["Body"])
+        features, labels = recordio.read_any(request["Body"])
         assert labels is None, "labels must never leave for an endpoint"
         with self._lock:
             self.requests.append(request)
             self.rows += len(features)
-        body = self._answer(features)
+        body = self._answer(features.to_dense() if isinstance(features, SparseMatrix) else features)
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
         return {"Body": io.BytesIO(body), "ContentType": "application/json"}
 
@@ -88,13 +93,18 @@ def ask(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> Endpoint:
 
 def prepare(
     task: Task,
-    files: list[tuple[np.ndarray, np.ndarray | None]],
+    files: Sequence[tuple[np.ndarray | SparseMatrix, np.ndarray | None]],
     *,
     values: list[float] | None = None,
+    classes: list[str] | None = None,
+    positive: str | None = None,
+    warnings: Sequence[str] = (),
     max_rows: int = 100_000,
 ) -> None:
     """Put a run's plan, dataset and test part files into the bucket."""
     features = files[0][0].shape[1] if files else 4
+    sparse = any(isinstance(rows, SparseMatrix) for rows, _ in files)
+    columns = 0 if sparse else features
     parts = []
     for number, (rows, labels) in enumerate(files):
         body = recordio.encode(rows, labels)
@@ -106,13 +116,26 @@ def prepare(
         Plan(
             run_id=RUN,
             recipe_name="digits",
-            recipe=Recipe.model_validate({"algorithm": ALGORITHMS[task], "evaluation": {"max_rows": max_rows}}),
+            recipe=Recipe.model_validate(
+                {
+                    "algorithm": ALGORITHMS[task],
+                    "data": {"positive": positive},
+                    "evaluation": {"max_rows": max_rows},
+                }
+            ),
             drop=ObjectVersion(bucket="drops", key="drops/digits/points.csv", size=10),
+            files=[
+                DroppedFile(
+                    source=ObjectVersion(bucket="drops", key="drops/digits/points.csv", size=10), name="points.csv"
+                )
+            ],
             layout=Layout(
                 format=FileFormat.CSV,
-                columns=[str(index) for index in range(features)],
-                feature_columns=list(range(features)),
+                columns=[str(index) for index in range(columns)],
+                feature_columns=list(range(columns)),
+                sparse_columns=features if sparse else None,
                 label_values=values,
+                classes=classes,
             ),
             task=task,
             hyperparameters={},
@@ -127,6 +150,7 @@ def prepare(
             rows=max(rows_total, 1),
             parts={Part.TEST: SealedPart(rows=rows_total, size=sum(part.size for part in parts), files=parts)},
             hyperparameters={"k": "3"},
+            warnings=list(warnings),
         ),
     )
 
@@ -251,6 +275,141 @@ def test_answers_of_many_classes_stay_below_the_limit_of_bytes(bucket, monkeypat
     ask(monkeypatch, answer)
     evaluate_model(request())
     assert max(sizes) <= 5_000_000
+
+
+def sparse_rows(rows: int, first: int = 0, width: int = 1000) -> tuple[SparseMatrix, np.ndarray]:
+    """Rows of different lengths whose first value and label are their number."""
+    numbers = np.arange(first, first + rows)
+    dense = np.zeros((rows, width), np.float32)
+    for row, number in enumerate(numbers.tolist()):
+        dense[row, 1 : 1 + number % 90] = 1
+        dense[row, 0] = number
+    return SparseMatrix.of(dense), numbers.astype(np.float32)
+
+
+def sent_rows(endpoint: Endpoint) -> list[float]:
+    """The first value of every row that the endpoint was asked about."""
+    rows: list[float] = []
+    for sent in endpoint.requests:
+        matrix = recordio.read_sparse(sent["Body"])[0]
+        rows += matrix.to_dense()[:, 0].tolist()
+    return rows
+
+
+def test_sparse_rows_stay_sparse_and_meet_their_own_labels(bucket, monkeypatch):
+    monkeypatch.setattr(module, "READ_BYTES", 5000)
+    monkeypatch.setattr(module, "REQUEST_BYTES_MAX", 20_000)
+    prepare(Task.REGRESSION, [sparse_rows(300), sparse_rows(1, 300), sparse_rows(150, 301)])
+    endpoint = ask(monkeypatch, echo)
+    evaluation = evaluate_model(request())
+    assert (evaluation.rows, evaluation.metrics["mae"]) == (451, 0)
+    assert sorted(sent_rows(endpoint)) == list(range(451))
+    sizes = [len(sent["Body"]) for sent in endpoint.requests]
+    assert max(sizes) <= 20_000
+    assert sum(sizes) / len(sizes) > 15_000
+
+
+def test_sparse_rows_are_sampled_as_dense_ones(bucket, monkeypatch):
+    monkeypatch.setattr(module, "READ_BYTES", 5000)
+    prepare(Task.REGRESSION, [numbered(300, features=1000), numbered(200, 300, features=1000)], max_rows=60)
+    endpoint = ask(monkeypatch, echo)
+    evaluate_model(request())
+    expected = sorted(sent_rows(endpoint))
+    prepare(Task.REGRESSION, [sparse_rows(300), sparse_rows(200, 300)], max_rows=60)
+    endpoint = ask(monkeypatch, echo)
+    assert evaluate_model(request()).metrics["mae"] == 0
+    assert sorted(sent_rows(endpoint)) == expected
+
+
+def test_a_sparse_row_that_no_endpoint_takes_is_told(bucket, monkeypatch):
+    monkeypatch.setattr(module, "REQUEST_BYTES_MAX", 500)
+    prepare(Task.REGRESSION, [sparse_rows(90)])
+    ask(monkeypatch, echo)
+    with pytest.raises(PredictionFailed, match="Drop rows with fewer values"):
+        evaluate_model(request())
+
+
+def test_wide_sparse_clusters_are_judged_without_their_zeros(bucket, monkeypatch):
+    width = 1 << 22
+    rows = SparseMatrix(np.ones(600, np.float32), np.arange(600) * 6007, np.arange(0, 601, 2), width)
+    prepare(Task.CLUSTERING, [(rows, np.arange(300, dtype=np.float32) % 2)], values=[0.0, 1.0], classes=["ham", "spam"])
+    endpoint = Endpoint(lambda _: None)
+
+    def answer(**sent: Any) -> dict[str, Any]:
+        count = len(recordio.read_sparse(sent["Body"])[0])
+        answers = [{"closest_cluster": float(row % 2), "distance_to_cluster": 1.0} for row in range(count)]
+        return {"Body": io.BytesIO(json.dumps({"predictions": answers}).encode()), "ContentType": "application/json"}
+
+    monkeypatch.setattr(endpoint, "invoke_endpoint", answer)
+    monkeypatch.setattr(aws, "sagemaker_runtime", lambda: endpoint)
+    tracemalloc.start()
+    evaluation = evaluate_model(request())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16_000_000
+    assert evaluation.metrics["purity"] == 1
+    clusters = metrics_document().clusters
+    assert clusters is not None
+    assert [cluster["label"] for cluster in clusters] == ["ham", "spam", None]
+
+
+@given(
+    st.integers(1, 10_000_000),
+    st.lists(st.sets(st.integers(0, 9_999_999), max_size=300), min_size=1, max_size=5),
+    st.booleans(),
+)
+def test_no_row_takes_more_of_a_request_than_was_reckoned(width, rows, full):
+    columns = [[width - 1 - column for column in sorted(row) if column < width] for row in rows]
+    if full:
+        columns = [list(range(min(width, 5000)))]
+    counts = [len(row) for row in columns]
+    flat = np.array([column for row in columns for column in row], np.int64)
+    matrix = SparseMatrix(np.ones(sum(counts), np.float32), flat, np.cumsum([0, *counts]), width)
+    reckoned = module._request_bytes(matrix)
+    for row, most in enumerate(reckoned.tolist()):
+        assert len(recordio.encode(matrix.take(np.array([row])))) <= most
+
+
+def test_of_a_test_part_too_large_to_read_some_files_are_judged(bucket, monkeypatch):
+    files = [numbered(100, 100 * number) for number in range(20)]
+    prepare(Task.REGRESSION, files)
+    monkeypatch.setattr(module, "SAMPLED_BYTES_MAX", 5 * len(recordio.encode(*files[0])))
+    read = []
+    monkeypatch.setattr(
+        module, "_read", lambda key, start, end, real=module._read: read.append(key) or real(key, start, end)
+    )
+    seen = []
+    for _ in range(2):
+        endpoint = ask(monkeypatch, echo)
+        evaluation = evaluate_model(request())
+        assert (evaluation.rows, evaluation.metrics["mae"]) == (500, 0)
+        seen.append(sorted(sent_rows(endpoint)))
+    assert seen[0] == seen[1]
+    assert len(set(read)) == 5
+    document = metrics_document()
+    assert document.sampled_from == 2000
+    assert any("too large to be read whole" in note for note in document.notes)
+
+
+def test_classes_and_warnings_are_kept_by_name(bucket, monkeypatch):
+    features = np.array([[0.9], [0.8], [0.2]], np.float32)
+    warning = "Column 'a<b' holds 3 in every row."
+    prepare(
+        Task.BINARY,
+        [(features, np.array([1, 0, 0], np.float32))],
+        values=[0.0, 1.0, 2.0],
+        classes=["ham", "spam & eggs", "tofu"],
+        positive=" spam & eggs",
+        warnings=[warning],
+    )
+    ask(monkeypatch, sign)
+    evaluate_model(request())
+    document = metrics_document()
+    assert document.classes == ["not spam & eggs", "spam & eggs"]
+    assert document.notes[-1] == warning
+    page = boto3.client("s3").get_object(Bucket=BUCKET, Key=naming.report_key(RUN))["Body"].read().decode()
+    assert "Column &#x27;a&lt;b&#x27; holds 3 in every row." in page
+    assert "labelled &#x27;spam &amp; eggs&#x27;" in page
 
 
 def refusing(error: Exception) -> Answer:

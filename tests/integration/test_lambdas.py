@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from localaws import memory
 from localaws.lambdas import MAX_REQUEST_BYTES, Answer, LambdaError, Lambdas
 
 HANDLERS = '''
@@ -66,6 +69,20 @@ def hang(event, context):
 def crash(event, context):
     os._exit(7)
 
+def fill(event, context):
+    """Take memory and use it, in a process of its own if asked."""
+    if event.get("elsewhere"):
+        import subprocess
+        return subprocess.call([sys.executable, "-c", f"b'x' * ({event['megabytes']} << 20)"])
+    taken = [b"x" * (1 << 20) for _ in range(event["megabytes"])]
+    return {"pid": os.getpid(), "taken": len(taken)}
+
+def leave(event, context):
+    import subprocess
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    Path(event["path"]).write_text(str(child.pid))
+    os._exit(7)
+
 def long(event, context):
     return "x" * event["size"]
 
@@ -82,7 +99,7 @@ def meet(event, context):
 class Cloud:
     """What a pool needs of a cloud, kept in lists."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, hold_memory: bool = False) -> None:
         (folder / "handlers.py").write_text(HANDLERS)
         self.folder = folder
         self.lines: list[tuple[str, str, str]] = []
@@ -95,6 +112,7 @@ class Cloud:
             deliver=lambda arn, body, attributes: self.letters.append((arn, body, attributes)),
             workers_per_function=4,
             retry_delays=(0.0, 0.0),
+            hold_memory=hold_memory,
         )
 
     def register(self, name: str, **rest: Any) -> str:
@@ -182,6 +200,74 @@ def test_a_worker_that_exits_is_an_exit_error(cloud: Cloud) -> None:
     assert said["errorMessage"].endswith("Runtime exited with error: exit status 7")
 
 
+@pytest.fixture
+def holding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    """A pool that holds its workers to their memory, with cgroups of its own to look at."""
+    if memory.find_parent() is None:
+        pytest.skip("no memory cgroup can be made here")
+    (tmp_path / "code").mkdir()
+    cloud = Cloud(tmp_path / "code", hold_memory=True)
+    yield cloud
+    cloud.pool.close()
+    assert groups() == []
+
+
+def groups() -> list[Path]:
+    """The cgroups of this process's workers."""
+    parent = memory.find_parent()
+    assert parent is not None
+    return list(parent.folder.glob(f"localaws-{os.getpid()}-*"))
+
+
+def test_a_call_over_its_memory_is_killed_and_the_next_one_served(holding: Cloud) -> None:
+    holding.register("fill", memory=128)
+    first = holding.call("fill", {"megabytes": 10})
+    assert len(groups()) == 1
+    said = holding.fail("fill", {"megabytes": 200})
+    assert said["errorType"] == "Runtime.ExitError"
+    assert re.fullmatch(r"RequestId: \S+ Error: Runtime exited with error: signal: killed", said["errorMessage"])
+    second = holding.call("fill", {"megabytes": 10})
+    assert second["taken"] == first["taken"]
+    assert second["pid"] != first["pid"]
+    assert len(groups()) == 1
+    holding.pool.flush_logs()
+    reports = [line for _, _, line in holding.lines if line.startswith("REPORT")]
+    used = [int(line.rpartition("Max Memory Used: ")[2].removesuffix(" MB")) for line in reports]
+    assert len(used) == 3
+    assert used[1] == 128
+    assert 10 < used[0] < 128
+    assert 10 < used[2] < 128
+    assert f"{said['errorMessage']}\nRuntime.ExitError" in [line for _, _, line in holding.lines]
+
+
+def test_what_a_function_starts_counts_and_does_not_outlive_it(holding: Cloud, tmp_path: Path) -> None:
+    holding.register("fill", memory=128)
+    pid = tmp_path / "pid"
+    # The processes of a cgroup of version 2 end together, of version 1 it is the largest that ends.
+    answer = holding.pool.invoke("fill", json.dumps({"megabytes": 200, "elsewhere": True}).encode())
+    ended = json.loads(answer.payload)
+    assert ended == -signal.SIGKILL or ended["errorType"] == "Runtime.ExitError"
+    holding.register("leave", memory=128)
+    assert holding.fail("leave", {"path": str(pid)})["errorType"] == "Runtime.ExitError"
+    assert not running(int(pid.read_text()))
+
+
+def test_without_a_cgroup_what_a_call_may_write_to_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform != "linux":
+        pytest.skip("this system has no limit on what a process may write to")
+    monkeypatch.setattr(memory, "find_parent", lambda: None)
+    monkeypatch.setattr(memory, "ALLOWANCE_MB", 32)
+    monkeypatch.setattr(memory, "CORE_ALLOWANCE_MB", 0)
+    cloud = Cloud(tmp_path, hold_memory=True)
+    try:
+        cloud.register("fill", memory=128)
+        first = cloud.call("fill", {"megabytes": 50})
+        assert cloud.fail("fill", {"megabytes": 250})["errorType"] == "MemoryError"
+        assert cloud.call("fill", {"megabytes": 50})["taken"] == first["taken"]
+    finally:
+        cloud.pool.close()
+
+
 def test_a_killed_worker_is_an_exit_error(cloud: Cloud, tmp_path: Path) -> None:
     cloud.register("hang")
     with ThreadPoolExecutor(1) as threads:
@@ -221,6 +307,8 @@ def test_what_is_printed_goes_to_the_log_between_start_and_end(cloud: Cloud) -> 
     assert set(lines[1:3]) == {"one line", "another line"}
     assert lines[3] == "END RequestId: the-request"
     assert lines[4].startswith("REPORT RequestId: the-request\tDuration: ")
+    if Path("/proc/self/status").exists():
+        assert re.search(r"\tMemory Size: 128 MB\tMax Memory Used: [1-9]\d* MB$", lines[4])
     assert b"one line" in answer.log_tail
 
 
@@ -276,6 +364,20 @@ def test_a_function_registered_again_runs_the_new_handler(cloud: Cloud) -> None:
     assert cloud.call("changing", {"a": 1}) == {"a": 1}
     cloud.register("changing", handler="process")
     assert isinstance(cloud.call("changing"), int)
+
+
+def test_a_function_is_given_other_memory_and_keeps_the_rest(cloud: Cloud, tmp_path: Path) -> None:
+    cloud.register("sized", handler="environment", memory=256, environment={"TABLE": "ledger"})
+    assert cloud.call("sized")["variables"]["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"] == "256"
+    cloud.pool.set_memory("sized", 512)
+    variables = cloud.call("sized")["variables"]
+    assert (variables["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"], variables["TABLE"]) == ("512", "ledger")
+    cloud.register("once", handler="refuse_loudly")
+    cloud.pool.configure_async("once", retries=0)
+    cloud.pool.set_memory("once", 256)
+    cloud.pool.invoke_event("once", json.dumps({"path": str(tmp_path / "tries")}).encode())
+    assert cloud.pool.wait_idle(20)
+    assert (tmp_path / "tries").read_text() == "x"
 
 
 def test_unknown_functions_and_missing_folders_are_refused(cloud: Cloud, tmp_path: Path) -> None:

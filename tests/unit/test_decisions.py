@@ -14,13 +14,14 @@ from dropmill.errors import InvalidDrop, InvalidRecipe
 from dropmill.recipe import Recipe
 
 
-def layout(values: list[float] | None = None, labelled: bool = True) -> Layout:
+def layout(values: list[float] | None = None, labelled: bool = True, classes: list[str] | None = None) -> Layout:
     return Layout(
         format=FileFormat.CSV,
         columns=["a", "b", "label"],
         label_column=2 if labelled else None,
         feature_columns=[0, 1],
-        label_values=values,
+        classes=classes,
+        label_values=values if classes is None else [float(index) for index in range(len(classes))],
     )
 
 
@@ -51,6 +52,111 @@ def test_a_positive_label_makes_it_binary() -> None:
 def test_the_recipe_may_say_the_task() -> None:
     asked = recipe(hyperparameters={"predictor_type": "regressor"})
     assert decide_task(asked, layout([0, 1]), "x.csv") is Task.REGRESSION
+
+
+@pytest.mark.parametrize(
+    ("classes", "keys", "task"),
+    [
+        (["no", "yes"], {}, Task.BINARY),
+        (["no", "yes", "maybe"], {}, Task.MULTICLASS),
+        ([f"city {number}" for number in range(200)], {}, Task.MULTICLASS),
+        (["no", "yes", "maybe"], {"data": {"positive": "yes "}}, Task.BINARY),
+        (["1", "2", "many"], {"data": {"positive": "2.0"}}, Task.BINARY),
+    ],
+)
+def test_texts_are_classes(classes: list[str], keys: dict[str, Any], task: Task) -> None:
+    assert decide_task(recipe(**keys), layout(classes=classes), "x.csv") is task
+
+
+@pytest.mark.parametrize(
+    ("classes", "keys", "error", "said"),
+    [
+        (["spam"], {}, InvalidDrop, "every row has the label 'spam'; at least two"),
+        (
+            ["a", "b", "c"],
+            {"data": {"positive": "d"}},
+            InvalidDrop,
+            r"no row has the label 'd' that data.positive names; the labels are \(a, b, c\)",
+        ),
+        (
+            ["a", "b", "c"],
+            {"hyperparameters": {"predictor_type": "binary_classifier"}},
+            InvalidDrop,
+            r"there are 3 \(a, b, c\); name the positive one",
+        ),
+        (
+            ["a", "b"],
+            {"hyperparameters": {"predictor_type": "multiclass_classifier"}},
+            InvalidDrop,
+            r"there are 2 \(a, b\)",
+        ),
+        (["a", "b"], {"hyperparameters": {"predictor_type": "regressor"}}, InvalidRecipe, "labels of x.csv are texts"),
+        (
+            ["a", "b"],
+            {"hyperparameters": {"predictor_type": "regressor"}, "data": {"classes": ["a", "b"]}},
+            InvalidRecipe,
+            "data.classes lists classes, and a regressor learns numbers",
+        ),
+    ],
+)
+def test_texts_that_do_not_suit(classes: list[str], keys: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        decide_task(recipe(**keys), layout(classes=classes), "x.csv")
+
+
+def test_more_than_two_texts_need_a_positive_one_where_there_is_no_multiclass() -> None:
+    with pytest.raises(InvalidDrop, match=r"a binary classifier needs two labels, and there are 3 \(a, b, c\)"):
+        decide_task(recipe("factorization-machines"), layout(classes=["a", "b", "c"]), "x.csv")
+
+
+def test_a_text_can_not_be_the_positive_one_of_numbers() -> None:
+    with pytest.raises(InvalidRecipe, match=r"data.positive is 'yes', but the labels of x.csv are numbers$"):
+        decide_task(recipe(data={"positive": "yes"}), layout([0, 1]), "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("keys", "task"),
+    [
+        ({"hyperparameters": {"predictor_type": "regressor"}}, Task.REGRESSION),
+        ({"data": {"positive": "3"}}, Task.BINARY),
+        ({"data": {"positive": "3"}, "hyperparameters": {"predictor_type": "binary_classifier"}}, Task.BINARY),
+    ],
+)
+def test_of_labels_that_nobody_looked_at_the_recipe_says_the_task(keys: dict[str, Any], task: Task) -> None:
+    assert decide_task(recipe(**keys), layout(None), "x.csv", scanned=False) is task
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "keys", "said"),
+    [
+        ("linear-learner", {}, "x.csv is too large to look through all labels first, so the recipe must say what is"),
+        ("linear-learner", {"hyperparameters": {"predictor_type": "auto"}}, "or set hyperparameters.predictor_type"),
+        ("knn", {}, "list them under data.classes"),
+        ("factorization-machines", {}, "name one with data.positive"),
+        (
+            "linear-learner",
+            {"hyperparameters": {"predictor_type": "multiclass_classifier"}},
+            "list them under data.classes, or name the positive one",
+        ),
+        (
+            "linear-learner",
+            {"hyperparameters": {"predictor_type": "binary_classifier"}},
+            "name the positive one with data.positive",
+        ),
+        ("knn", {"data": {"positive": "yes"}}, "list all labels that are texts under data.classes"),
+    ],
+)
+def test_labels_that_nobody_looked_at_and_a_recipe_that_is_silent(
+    algorithm: str, keys: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InvalidRecipe, match=said):
+        decide_task(recipe(algorithm, **keys), layout(None), "x.csv", scanned=False)
+
+
+def test_rows_without_columns_and_labels_need_others() -> None:
+    sparse = Layout(format=FileFormat.RECORDIO, columns=[], feature_columns=[], sparse_columns=9)
+    with pytest.raises(InvalidDrop, match="there is none in these rows; drop rows with labels"):
+        decide_task(recipe(), sparse, "x.pbr")
 
 
 def test_kmeans_clusters_with_or_without_labels() -> None:
@@ -182,6 +288,16 @@ def test_a_clustering_objective_follows_from_what_is_printed() -> None:
 @pytest.mark.parametrize(("rows", "mini_batch"), [(50_000, "1000"), (1437, "143"), (7, "1")])
 def test_the_mini_batch_follows_from_the_rows(rows: int, mini_batch: str) -> None:
     assert sealed_hyperparameters(recipe(), {}, rows)["mini_batch_size"] == mini_batch
+
+
+def test_several_instances_share_the_rows() -> None:
+    asked = recipe(training={"instance_count": 4})
+    assert sealed_hyperparameters(asked, {}, 4000)["mini_batch_size"] == "100"
+    assert sealed_hyperparameters(asked, {}, 400_000)["mini_batch_size"] == "1000"
+    with pytest.raises(InvalidRecipe, match=r"is 300, but there are 250 training rows for each of 4 instances; lower"):
+        sealed_hyperparameters(asked, {"mini_batch_size": "300"}, 1000)
+    several = recipe("knn", training={"instance_count": 4})
+    assert sealed_hyperparameters(several, {"k": "10"}, 4000)["sample_size"] == "4000"
 
 
 def test_too_few_rows_are_told() -> None:

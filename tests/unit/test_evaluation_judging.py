@@ -9,23 +9,45 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dropmill.algorithms import Predictions
-from dropmill.contracts import FileFormat, Layout, ObjectVersion, Part, Plan, SealedDataset, SealedPart, Task
+from dropmill.contracts import (
+    DroppedFile,
+    FileFormat,
+    Layout,
+    ObjectVersion,
+    Part,
+    Plan,
+    SealedDataset,
+    SealedPart,
+    Task,
+)
+from dropmill.data.recordio import SparseMatrix
 from dropmill.errors import PredictionFailed
 from dropmill.evaluation.judging import MEMBERS_SHOWN, Judged, class_names, judge_for
 from dropmill.recipe import Recipe
 
 
-def plan(task: Task, values: list[float] | None, *, positive: str | None = None, features: int = 49) -> Plan:
+def plan(
+    task: Task,
+    values: list[float] | None,
+    *,
+    positive: str | None = None,
+    features: int = 49,
+    classes: list[str] | None = None,
+) -> Plan:
     return Plan(
         run_id="digits-0123456789ab",
         recipe_name="digits",
         recipe=Recipe.model_validate({"algorithm": "linear-learner", "data": {"positive": positive}}),
         drop=ObjectVersion(bucket="drops", key="drops/digits/points.csv", size=10),
+        files=[
+            DroppedFile(source=ObjectVersion(bucket="drops", key="drops/digits/points.csv", size=10), name="points.csv")
+        ],
         layout=Layout(
             format=FileFormat.CSV,
             columns=[str(index) for index in range(features)],
             feature_columns=list(range(features)),
             label_values=values,
+            classes=classes,
         ),
         task=task,
         hyperparameters={},
@@ -43,7 +65,7 @@ def dataset(features: int = 49, clusters: int = 3) -> SealedDataset:
 
 
 def judge(
-    a_plan: Plan, features: np.ndarray, labels, predictions: Predictions, cuts: list[int] | None = None
+    a_plan: Plan, features: np.ndarray | SparseMatrix, labels, predictions: Predictions, cuts: list[int] | None = None
 ) -> Judged:
     """The judgement on rows that arrive in batches ending at `cuts`."""
     judging = judge_for(a_plan, dataset(features.shape[1]))
@@ -53,7 +75,8 @@ def judge(
         for name in ("predicted_label", "score", "closest_cluster", "distance_to_cluster"):
             values = getattr(predictions, name)
             part = replace(part, **{name: None if values is None else values[start:end]})
-        judging.add(features[start:end], None if labels is None else labels[start:end], part)
+        rows = features.take(np.arange(start, end)) if isinstance(features, SparseMatrix) else features[start:end]
+        judging.add(rows, None if labels is None else labels[start:end], part)
     return judging.judged()
 
 
@@ -188,4 +211,78 @@ def test_answers_that_do_not_fit_the_task_are_refused(task, answers):
 
 
 def test_class_names_that_would_read_alike_are_written_out():
-    assert class_names(plan(Task.MULTICLASS, [1234567.0, 1234568.0, 3.0])) == ["1234567.0", "1234568.0", "3.0"]
+    assert class_names(plan(Task.MULTICLASS, [1234567.0, 1234568.0, 3.0])) == ["1234567", "1234568", "3"]
+
+
+def same(one: Judged, other: Judged) -> None:
+    """Both are the same judgement, pictures and all."""
+    for name in ("task", "rows", "metrics", "names", "brightest", "notes"):
+        assert getattr(one, name) == getattr(other, name)
+    for ours, theirs in zip(one.misread, other.misread, strict=True):
+        assert (ours.title, ours.captions) == (theirs.title, theirs.captions)
+        np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+    for mine, its in zip(one.clusters, other.clusters, strict=True):
+        assert (mine.number, mine.rows, mine.label, mine.share) == (its.number, its.rows, its.label, its.share)
+        assert (mine.mean is None) == (its.mean is None)
+        if mine.mean is not None and its.mean is not None:
+            np.testing.assert_allclose(mine.mean, its.mean, atol=1e-6)
+        if mine.members is not None and its.members is not None:
+            assert mine.members.captions == its.members.captions
+            np.testing.assert_array_equal(mine.members.pixels, its.members.pixels)
+
+
+@pytest.mark.parametrize("features", [49, 50, 4096, 4225])
+@pytest.mark.parametrize("task", [Task.BINARY, Task.MULTICLASS, Task.REGRESSION, Task.CLUSTERING])
+def test_sparse_rows_are_judged_as_dense_ones(task, features):
+    random = np.random.default_rng(5)
+    rows = random.random((40, features), dtype=np.float32) * (random.random((40, features)) < 0.3)
+    labels = random.integers(0, 3, 40).astype(np.float32)
+    answers = Predictions(
+        40,
+        predicted_label=random.integers(0, 2, 40).astype(float).tolist(),
+        score=random.random(40).tolist() if task is not Task.MULTICLASS else random.random((40, 3)).tolist(),
+        closest_cluster=random.integers(0, 3, 40).tolist(),
+        distance_to_cluster=random.random(40).tolist(),
+    )
+    if task is Task.BINARY:
+        labels = labels.clip(max=1)
+    values = [0.0, 1.0] if task is Task.BINARY else [0.0, 1.0, 2.0]
+    a_plan = plan(task, values, features=features)
+    dense = judge(a_plan, rows, labels, answers, [11, 30])
+    sparse = judge(a_plan, SparseMatrix.of(rows), labels, answers, [11, 30])
+    drawn = bool(sparse.misread) or any(cluster.members is not None for cluster in sparse.clusters)
+    assert drawn == (features in (49, 4096) and task is not Task.REGRESSION)
+    if features == 4225:  # 65 x 65, which dense rows are drawn from
+        assert sparse.metrics == dense.metrics
+    else:
+        same(sparse, dense)
+
+
+def test_a_negative_value_in_a_sparse_row_means_that_rows_are_no_images():
+    rows = SparseMatrix(np.array([1, -1], np.float32), np.array([0, 0]), np.array([0, 1, 2]), 49)
+    answers = Predictions(2, predicted_label=[0.0, 0.0], score=[0.1, 0.1])
+    assert judge(plan(Task.BINARY, [0.0, 1.0]), rows, np.ones(2, np.float32), answers, [1]).misread == []
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "positive", "classes", "names"),
+    [
+        (Task.MULTICLASS, [0.0, 1.0, 2.0], None, ["no", "maybe", "yes"], ["no", "maybe", "yes"]),
+        (Task.BINARY, [0.0, 1.0], None, ["no", "yes"], ["no", "yes"]),
+        (Task.BINARY, [0.0, 2.0], None, ["no", "maybe", "yes"], ["no", "yes"]),
+        (Task.BINARY, [0.0, 1.0, 2.0], " maybe ", ["no", "maybe", "yes"], ["not maybe", "maybe"]),
+        (Task.BINARY, [0.0, 1.0, 2.0], "7", ["5", "6", "7.0"], ["not 7.0", "7.0"]),
+        (Task.BINARY, [5.0, 1e6, 7.0], "1e6", None, ["not 1000000", "1000000"]),
+        (Task.MULTICLASS, [0.5, 1.0, 100.0], None, None, ["0.5", "1", "100"]),
+    ],
+)
+def test_classes_have_the_names_that_the_drop_gives_them(task, values, positive, classes, names):
+    assert class_names(plan(task, values, positive=positive, classes=classes)) == names
+
+
+def test_clusters_are_told_by_the_names_of_their_labels():
+    answers = Predictions(3, closest_cluster=[0, 0, 2], distance_to_cluster=[1.0, 1.0, 1.0])
+    a_plan = plan(Task.CLUSTERING, [0.0, 1.0], features=2, classes=["ham", "spam"])
+    found = judge(a_plan, np.ones((3, 2), np.float32), np.array([1, 1, 0], np.float32), answers)
+    assert [cluster.label for cluster in found.clusters] == ["spam", None, "ham"]
+    assert found.names == ["ham", "spam"]

@@ -44,6 +44,18 @@ def test_class_names_are_text_and_nothing_else():
     assert "<script" not in svg
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("name", "shown"), [("猫", "猫"), ("a\x00\x0b\nb", "a\ufffd\ufffd\ufffdb"), ("x" * 10**6, "x" * 13 + "…")]
+)
+def test_any_class_name_can_be_drawn(name, shown):
+    for svg in (
+        pictures.confusion_picture(np.diag([3, 4, 5]), [name, "b", "c"]),
+        pictures.clusters_picture([0], np.array([[5, 100]]), [name, "b"]),
+    ):
+        assert shown in texts(svg)
+
+
 def test_charts_take_the_pages_colours():
     svg = pictures.clusters_picture([0, 1], np.array([[5, 1], [2, 9]]), ["a", "b"])
     assert "currentColor" in svg

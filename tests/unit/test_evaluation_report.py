@@ -4,11 +4,13 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dropmill.contracts import (
+    DroppedFile,
     FileFormat,
     Layout,
     ObjectVersion,
@@ -66,6 +68,12 @@ def plan(
         recipe_name="digits",
         recipe=Recipe.model_validate({"algorithm": "linear-learner", "data": {"positive": positive}}),
         drop=ObjectVersion(bucket="the-drops", key=f"drops/digits/{name}", version_id="v1", size=1234),
+        files=[
+            DroppedFile(
+                source=ObjectVersion(bucket="the-drops", key=f"drops/digits/{name}", version_id="v1", size=1234),
+                name="points.csv",
+            )
+        ],
         layout=Layout(
             format=FileFormat.CSV,
             columns=["0", "1"],
@@ -263,6 +271,90 @@ def test_a_page_is_well_nested_asks_for_nothing_and_runs_nothing(judged):
     assert all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
     assert not re.search(r"url\((?!#)|@import", html)
     assert "default-src 'none'" in html
+
+
+def dropped(key: str, size: int, **more: Any) -> DroppedFile:
+    source = ObjectVersion(bucket="the-drops", key=f"drops/digits/{key}", version_id="v1", size=size)
+    return DroppedFile(source=source, name=key, **more)
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        ({"format": FileFormat.CSV}, "1.2 KB CSV, 60 rows, 2 features."),
+        ({"format": FileFormat.CSV, "delimiter": "\t"}, "1.2 KB TSV,"),
+        ({"format": FileFormat.CSV, "delimiter": ";", "gzipped": True}, "1.2 KB gzipped CSV with semicolons,"),
+        (
+            {"format": FileFormat.LIBSVM, "sparse_columns": 2, "own_labels": True},
+            "LIBSVM, 60 rows, 2 features, kept sparse.",
+        ),
+        ({"format": FileFormat.PARQUET, "fill": [0.5, 1.0]}, "A missing value counts as the mean of its column."),
+        *(({"format": kind}, "60 rows") for kind in FileFormat),
+    ],
+)
+def test_a_dropped_file_is_described_by_its_format(layout, said):
+    a_plan = plan(Task.REGRESSION)
+    a_plan = a_plan.model_copy(
+        update={
+            "layout": Layout.model_validate(a_plan.layout.model_dump() | layout),
+            "recipe": Recipe.model_validate({"algorithm": "linear-learner", "data": {"missing": "mean"}}),
+        }
+    )
+    text = Page(render(a_plan, dataset(), regressed())).text
+    assert "s3://the-drops/drops/digits/points.csv, version v1: 1.2 KB" in text
+    assert said in text
+
+
+def test_a_folder_is_described_by_all_of_its_files():
+    a_plan = plan(Task.REGRESSION).model_copy(
+        update={
+            "drop": ObjectVersion(bucket="the-drops", key="drops/digits/may/_SUCCESS", size=0),
+            "files": [
+                dropped("may/train/a.csv", 3_000_000, part=Part.TRAIN),
+                dropped("may/test/b.csv", 500_000, part=Part.TEST),
+            ],
+        }
+    )
+    text = Page(render(a_plan, dataset().model_copy(update={"shards": 12}), regressed())).text
+    assert "The folder s3://the-drops/drops/digits/may/: 2 files of 3.5 MB in all, CSV, 60 rows" in text
+    assert "They were converted in 12 shards." in text
+    assert "The drop was divided already." in text
+
+
+def test_a_file_of_labels_counts_to_the_drop():
+    labels = ObjectVersion(bucket="the-drops", key="drops/digits/mnist/labels", size=8)
+    a_plan = plan(Task.REGRESSION).model_copy(
+        update={
+            "drop": ObjectVersion(bucket="the-drops", key="drops/digits/mnist/_SUCCESS", size=0),
+            "files": [dropped("mnist/images", 992, labels=labels)],
+        }
+    )
+    assert "drops/digits/mnist/: 2 files of 1.0 KB in all" in Page(render(a_plan, dataset(), regressed())).text
+
+
+def test_what_is_odd_about_the_data_has_a_section_of_its_own():
+    warnings = [f"Column {HOSTILE!r} holds 3 in every row.", "4 missing values were filled."]
+    page = Page(render(plan(Task.REGRESSION), dataset().model_copy(update={"warnings": warnings}), regressed()))
+    assert "What is odd about the data" in page.text
+    assert all(warning in page.text for warning in warnings)
+    assert (page.elements.count("li"), page.unclosed, "script" in page.elements) == (2, [], False)
+    assert "odd about" not in Page(render(plan(Task.REGRESSION), dataset(), regressed())).text
+
+
+def test_rows_are_counted_by_the_names_of_their_classes():
+    a_plan = plan(Task.MULTICLASS, [0.0, 1.0, 2.0])
+    layout = a_plan.layout.model_copy(update={"classes": ["no", "maybe", "yes"]})
+    a_plan = a_plan.model_copy(update={"layout": layout})
+    counts = {"0.0": 31, "1.0": 5, "2.0": 4}
+    judged = classified(np.eye(3, dtype=int).tolist(), ["no", "maybe", "yes"])
+    assert re.search(r"maybe\s*5\s*5", Page(render(a_plan, dataset(counts), judged)).text)
+    clusters = a_plan.model_copy(update={"task": Task.CLUSTERING})
+    assert re.search(r"maybe\s*5\s*5", Page(render(clusters, dataset(counts), clustered(labelled=True))).text)
+
+
+def regressed() -> Judged:
+    values = np.arange(5.0)
+    return Judged(Task.REGRESSION, 5, {"mae": 0.0, "r2": 1.0}, actual=values, predicted=values)
 
 
 def test_many_classes_do_not_make_a_page_of_megabytes():

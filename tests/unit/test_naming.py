@@ -39,7 +39,18 @@ def test_names_differ_by_run_step_and_attempt() -> None:
         ("drops/kmeans/points.csv", "kmeans"),
         ("drops/my-recipe/data with spaces.csv", "my-recipe"),
         ("drops/kmeans/", None),
+        ("drops/kmeans/digits/_SUCCESS", "kmeans"),
+        ("drops/kmeans/2026/07/digits/_SUCCESS", "kmeans"),
+        ("drops/kmeans/train/_SUCCESS", "kmeans"),
+        ("drops/kmeans/digits/train/_SUCCESS", None),
+        ("drops/kmeans/digits/_SUCCESS/", None),
+        ("drops/kmeans/digits/_success", None),
+        ("drops/kmeans/_temporary/digits/_SUCCESS", None),
+        ("drops/kmeans/digits/.staging/_SUCCESS", None),
+        ("drops/kmeans//_SUCCESS", None),
+        ("drops/Kmeans/digits/_SUCCESS", None),
         ("drops/kmeans/_SUCCESS", None),
+        ("drops/kmeans/digits_$folder$", None),
         ("drops/kmeans/.hidden", None),
         ("drops/kmeans/train/part.csv", None),
         ("drops/Kmeans/points.csv", None),
@@ -52,6 +63,22 @@ def test_names_differ_by_run_step_and_attempt() -> None:
 )
 def test_which_keys_start_a_run(key: str, recipe: str | None) -> None:
     assert naming.recipe_of_drop(key) == recipe
+
+
+@pytest.mark.parametrize(
+    ("path", "hidden"),
+    [
+        ("part-0.csv", False),
+        ("train/part_0.csv", False),
+        ("_SUCCESS", True),
+        ("_temporary/part-0.csv", True),
+        ("train/.part-0.csv.crc", True),
+        ("train/", True),
+        ("train_$folder$", True),
+    ],
+)
+def test_what_is_no_data(path: str, hidden: bool) -> None:
+    assert naming.is_hidden(path) is hidden
 
 
 def test_a_run_follows_from_the_drop_and_the_recipe() -> None:

@@ -93,7 +93,7 @@ def test_other_names_are_no_recipe() -> None:
         ("algorithm: kmeans\ntraining: {max_runtime: 1 hour}", "a duration is 0 or a whole number with a unit"),
         ("algorithm: kmeans\ntraining:\n  max_runtime: 20h", "lower training.max_runtime, or raise the limit"),
         ("algorithm: kmeans\ntraining: {instance_type: m5.large}", "line 2: training.instance_type"),
-        ("algorithm: kmeans\ndata: {positive: yes}", "line 2: data.positive: must be a number"),
+        ("algorithm: kmeans\ndata: {positive: ' '}", "line 2: data.positive: must not be empty"),
         ("algorithm: kmeans\ndata: &a {label: x}\nhyperparameters: *a", "YAML alias"),
         ("algorithm: kmeans\nhyperparameters: {k: [1]}", "line 2: hyperparameters.k"),
         ("? [a, b]\n: c", "a key must be plain text"),
@@ -142,13 +142,19 @@ def test_what_the_data_says_may_be_left_to_it() -> None:
     assert parse_recipe(text, "x").hyperparameters["num_classes"] == "auto"
 
 
+def test_classes_are_texts_and_may_be_the_positive_one_written_otherwise() -> None:
+    recipe = parse_recipe("algorithm: knn\ndata: {classes: [no, 1.0, maybe], positive: 1, missing: 0}", "x")
+    assert recipe.data.classes == ["no", "1.0", "maybe"]
+    assert (recipe.data.positive, recipe.data.missing) == ("1", "0")
+
+
 @pytest.mark.parametrize(
     ("section", "said"),
     [
         ("training: {max_runtime: 5s}", "training.max_runtime: must be at least 60s"),
         ("training: {max_runtime: 0}", "training.max_runtime: must be at least 60s"),
         ("training: {max_runtime: 29d}", "training.max_runtime: must be at most 28d"),
-        ("training: {instance_count: 2}", "training.instance_count: can only be 1 for now"),
+        ("training: {instance_count: 101}", "training.instance_count: must be at most 100"),
         ("training: {input_mode: Pipe}", "training.input_mode: can only be File for now"),
         ("training: {instance_type: m5}", "training.instance_type: must be an instance type, such as ml.m5.xlarge"),
         ("training: 3", "training: must be a mapping of keys to values"),
@@ -158,6 +164,11 @@ def test_what_the_data_says_may_be_left_to_it() -> None:
         ("data: {split: {test: half}}", "data.split.test: must be a number"),
         ("data: {header: maybe}", "data.header: must be 'auto', 'true' or 'false'"),
         ("data: {label: [1]}", "data.label: must be a single value, neither a list nor a mapping"),
+        ("data: {classes: [a]}", "data.classes: is too short: at least 2"),
+        ("data: {classes: [a, ' ']}", "data.classes.1: must not be empty"),
+        ("data: {classes: ['1', b, 1.0]}", "data: '1.0' is given twice under classes"),
+        ("data: {classes: [a, b], positive: c}", "data: positive is 'c', which is none of the classes"),
+        ("data: {missing: median}", "data.missing: must be 'refuse', '0' or 'mean'"),
         ("data: {drop_columns: a}", "data.drop_columns: must be a list, such as [a, b]"),
     ],
 )

@@ -77,7 +77,8 @@ def test_there_are_recipes_in_the_documents() -> None:
         "data: {label: 4, positive: 0, header: true, drop_columns: [0, x], scale: 255}",
         "data: {label: no, positive: '0', header: auto, scale: none, split: {validation: 0, test: 0.5, seed: 3}}",
         "hyperparameters: {epochs: 15, init_method: random}",
-        "training: {instance_count: 1, input_mode: File, max_runtime: 60s}",
+        "data: {classes: [no, 2, maybe], positive: no, delimiter: '|', missing: 0}",
+        "training: {instance_count: 4, input_mode: File, max_runtime: 60s}",
     ],
 )
 def test_what_is_read_is_valid(text: str) -> None:
@@ -96,7 +97,7 @@ def test_what_is_read_is_valid(text: str) -> None:
         "data: {split: {test: 0}}",
         "training: {max_runtime: 1 hour}",
         "training: {max_runtime: 3600}",
-        "training: {instance_count: 2}",
+        "training: {instance_count: 101}",
         "training: {instance_type: m5.large}",
         "evaluation: {max_rows: 0}",
         "hyperparameters: {k: [3]}",

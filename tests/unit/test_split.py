@@ -1,5 +1,9 @@
 """Rule: a row's part follows from the row alone."""
 
+import hashlib
+import random
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from dropmill.data import split
+from dropmill.data.recordio import SparseMatrix
 from dropmill.data.split import TEST, TRAIN, VALIDATION
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -47,6 +52,92 @@ def test_hashes_stay_what_they_are() -> None:
         "0xeb52bab4c750011",
         "0xd9216a6057f62afc",
         "0x8ea723e8de02c836",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "digest"),
+    [
+        (1000, 1, "a7951a19378b1493"),
+        (500, 7, "a7f5533f8a401f33"),
+        (300, 784, "2bc15cc64841dc1c"),
+        (3, 70_000, "3f8a9cbaeba50743"),
+    ],
+)
+def test_hashes_of_many_rows_stay_what_they_are(rows: int, columns: int, digest: str) -> None:
+    features, labels = awkward_numbers(rows, columns), np.arange(rows) % 10
+    hashes = split.row_hashes(features, labels, 7)
+    assert hashlib.sha256(hashes.astype("<u8").tobytes()).hexdigest()[:16] == digest
+    np.testing.assert_array_equal(split.row_hashes(SparseMatrix.of(features), labels, 7), hashes)
+
+
+def awkward_numbers(rows: int, columns: int) -> NDArray[np.float32]:
+    """Negative and positive numbers and zeros, the same on every machine."""
+    numbers = np.arange(rows * columns, dtype=np.int64).reshape(rows, columns) * 2654435761 % 1009 - 504
+    features = numbers.astype(np.float32) / np.float32(8)
+    features[features < -30] = 0
+    return features
+
+
+@settings(deadline=None)
+@given(matrices, st.integers(0, 2**32 - 1), st.randoms())
+def test_a_sparse_row_has_the_hash_of_the_same_dense_row(
+    features: NDArray[np.float32], seed: int, random: random.Random
+) -> None:
+    """Whatever the order of its columns, and whether it spells its zeros out."""
+    rows, columns = features.shape
+    expected = split.row_hashes(features, None, seed)
+    np.testing.assert_array_equal(split.row_hashes(SparseMatrix.of(features), None, seed), expected)
+    order = [random.sample(range(columns), columns) for _ in range(rows)]
+    spelled = SparseMatrix(
+        np.take_along_axis(features, np.array(order), axis=1).reshape(-1),
+        np.array(order, dtype=np.int64).reshape(-1),
+        np.arange(0, rows * columns + 1, columns),
+        columns + 5,
+    )
+    np.testing.assert_array_equal(split.row_hashes(spelled, None, seed), expected)
+
+
+def test_empty_rows_and_millions_of_columns_cost_nothing() -> None:
+    wide = SparseMatrix(
+        np.array([2, 3], dtype=np.float32), np.array([9_999_999, 0]), np.array([0, 0, 1, 1, 2, 2]), 10_000_000
+    )
+    tracemalloc.start()
+    hashes = split.row_hashes(wide, None, 7)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000
+    empty = split.row_hashes(np.zeros((1, 3), dtype=np.float32), None, 7)[0]
+    assert [value == empty for value in hashes] == [True, False, True, False, True]
+    assert split.row_hashes(np.array([[3]], dtype=np.float32), None, 7)[0] == hashes[3]
+    assert len(split.row_hashes(wide.take(np.arange(0)), None, 7)) == 0
+
+
+def test_a_class_counts_by_its_name() -> None:
+    features = small_numbers(6, 4)
+    few = split.row_hashes(features, np.array([0, 1, 0, 1, 0, 1]), 7, ["no", "yes"])
+    more = split.row_hashes(features, np.array([1, 2, 1, 2, 1, 2]), 7, ["maybe", " no", "yes "])
+    np.testing.assert_array_equal(few, more)
+    same = np.zeros((2, 4), dtype=np.float32)
+    assert len(set(split.row_hashes(same, np.array([0, 1]), 7, ["no", "yes"]).tolist())) == 2
+
+
+def test_a_class_that_is_a_number_counts_as_that_number() -> None:
+    features, numbers = small_numbers(5, 4), np.array([3.0, 0.5, -1.0, 3.0, 0.0])
+    names = ["-1", "0.50", "3.0", "unknown", "-0"]
+    indexes = np.array([2, 1, 0, 2, 4], dtype=np.float64)
+    np.testing.assert_array_equal(split.row_hashes(features, indexes, 7, names), split.row_hashes(features, numbers, 7))
+
+
+def test_class_bits_stay_what_they_are() -> None:
+    assert [hex(bits) for bits in split.class_bits(["spam", "Spam", "été", "nan", "1e300", "1", ""])] == [
+        "0xb3764038",
+        "0x2257780a",
+        "0x5908f84f",
+        "0x59653710",
+        "0x3d40411e",
+        "0x3f807f00",
+        "0x25cf7112",
     ]
 
 

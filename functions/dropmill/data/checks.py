@@ -1,17 +1,20 @@
 """What all readers share: limits, the ways to refuse a drop, and which columns are what."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dropmill.contracts import PROBLEMS_MAX, Problem, listed
+from dropmill.contracts import PROBLEMS_MAX, FoundProblem, Problem, listed
 from dropmill.errors import InvalidDrop
+from dropmill.labels import class_name as class_name
 from dropmill.recipe import DataOptions
 
 MAX_COLUMNS = 100_000
+MAX_SPARSE_COLUMNS = 10_000_000
 MAX_WHOLE_BYTES = 1 << 30
 """The most that is read into memory at once: an array of labels, or an array in Fortran order."""
 MAX_UNPACKED_BYTES = 4 << 30
@@ -26,6 +29,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 DEFAULT_LABEL = "label"
 
 NOT_FINITE = "is not a finite number: mend the row or leave it out"
+UNKNOWN_CLASS = "is none of the classes: mend the label, or list it under data.classes in the recipe"
 BEYOND_FLOAT32 = f"is beyond float32 (at most {FLOAT32_MAX:.4g} in size): rescale the column"
 
 
@@ -34,23 +38,25 @@ class TooManyProblems(Exception):
 
 
 class Problems:
-    """Problems gathered into the caller's list, up to `MAX_PROBLEMS`."""
+    """Problems of one piece of one file, gathered into the caller's list, up to `MAX_PROBLEMS`."""
 
-    def __init__(self, file_name: str, found: list[Problem]) -> None:
+    def __init__(self, file_name: str, found: list[FoundProblem], piece: int = 0) -> None:
         self.file_name = file_name
         self.found = found
+        self.piece = piece
 
     def add(self, rule: str, *, row: int, column: str | None = None, value: object | None = None) -> None:
         """Note a problem. Raises TooManyProblems once there are enough."""
         text = None if value is None else shortened(str(value))
-        self.found.append(Problem(file=self.file_name, row=row, column=column, value=text, rule=rule))
+        problem = Problem(file=self.file_name, row=row, column=column, value=text, rule=rule)
+        self.found.append(FoundProblem(piece=self.piece, problem=problem))
         if len(self.found) >= MAX_PROBLEMS:
             raise TooManyProblems
 
     def raise_any(self) -> None:
         """Raise InvalidDrop if there is any problem."""
         if self.found:
-            raise InvalidDrop(listed(self.found))
+            raise InvalidDrop(listed([found.problem for found in self.found]))
 
 
 def shortened(text: str) -> str:
@@ -128,6 +134,23 @@ class LabelValues:
             merged = np.union1d(self._values, labels.astype(np.float64) + 0.0)  # adding zero turns -0.0 into 0.0
             self._values = merged if len(merged) <= MAX_CLASSES else None
 
+    @property
+    def empty(self) -> bool:
+        return self._values is not None and not len(self._values)
+
     def result(self) -> list[float] | None:
         """The values, ascending; None for more than `MAX_CLASSES`."""
         return None if self._values is None else [float(value) for value in self._values]
+
+
+class ClassIndex:
+    """The index of each class among `classes`, found by its name."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._indexes = {class_name(name): float(index) for index, name in enumerate(classes)}
+
+    def of(self, cells: Sequence[str] | NDArray[np.float64]) -> NDArray[np.float64]:
+        """The indexes of `cells` [n], NaN where there is no such class."""
+        texts, places = np.unique(np.asarray(cells), return_inverse=True)
+        known = [self._indexes.get(class_name(text), math.nan) for text in texts.tolist()]
+        return np.array(known, dtype=np.float64)[places]

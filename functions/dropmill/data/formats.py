@@ -1,467 +1,327 @@
-"""The one door to a dropped file: recognise it, describe it, and read its rows in blocks.
+"""The one door to what was dropped: `look` recognises it and says how every row of it is to be read.
 
-What is read, and how it is recognised (by its first bytes; a name that says otherwise is an error):
-
-- CSV (commas; a row of names or none; quoted numbers; LF or CR LF), also gzipped
-- `.npy`: an array of numbers, the first dimension being the rows; further dimensions are laid flat
-- `.npz`: the features in the first member named x, features, data, images or inputs, or the only one that isn't the
-  labels; the labels in the member that the recipe's `label` names, or the first named y, labels, label, targets or
-  target
-- the tutorials' pickle, gzipped or not: ((features, labels), (features, labels), (features, labels))
+Each format has a module of its own (`dropmill.data.rows` says what it offers), and docs/formats.md what it accepts. All
+files of a folder are of one format and have the same columns.
 
 The label is a column by name or 0-based index, and without one a column named `label`. Where labels are an array of
-their own, as always in the pickle, the recipe need not say it.
-
-`look` at a file first; `blocks` reads its rows, `divide` tells where they belong and `target_labels` what is to be
-learned of them.
+their own, or stand before each row, the recipe need not say it. Labels are numbers, or texts, which are classes.
 """
 
-import gzip
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import NoReturn, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dropmill.contracts import FileFormat, Layout, Part, Problem, Task
-from dropmill.data import arrays, pickles, split, text
+from dropmill.contracts import (
+    PROBLEMS_MAX,
+    DroppedFile,
+    FileFormat,
+    FoundProblem,
+    Layout,
+    ObjectVersion,
+    Part,
+    Piece,
+    Problem,
+    Unit,
+    listed,
+)
+from dropmill.data import delimited, idx, libsvm
 from dropmill.data.checks import (
-    BEYOND_FLOAT32,
-    BLOCK_BYTES,
-    FLOAT32_MAX,
     MAX_CLASSES,
-    MAX_PROBLEMS,
-    MAX_UNPACKED_BYTES,
-    NOT_FINITE,
     LabelValues,
     Problems,
     TooManyProblems,
-    feature_columns,
-    label_column,
-    numbered,
     refuse,
+    shortened,
 )
+from dropmill.data.readers import READERS
+from dropmill.data.recognise import WORDS, recognise
+from dropmill.data.recordio import SparseMatrix
+from dropmill.data.rows import Look, OpenFile, Progress
+from dropmill.data.shards import plan_shards
 from dropmill.errors import InvalidDrop
 from dropmill.recipe import DataOptions
 
-__all__ = ["Block", "blocks", "different_rows", "divide", "look", "target_labels"]
+SCAN_BYTES_MAX = 1 << 30
+"""Up to so many bytes of a drop, the label column is read whole before conversion; above, the recipe says `classes`."""
+WHOLE_BYTES_MAX = 2 << 30
+"""The largest file that can't be divided: what one Lambda converts within its time."""
 
-Float32Array = NDArray[np.float32]
-Float64Array = NDArray[np.float64]
-Rows = tuple[Float32Array, Float64Array | None]
+_LOOKS_AT_ONCE = 16
+_SAMPLED_PIECES = 64
 
-_GZIP = b"\x1f\x8b"
-_NPY = b"\x93NUMPY"
-_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-_PICKLE = b"\x80"  # the instruction that names the protocol; no text begins with it
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_UTF8_MARK = b"\xef\xbb\xbf"
-_PARTS = (Part.TRAIN, Part.VALIDATION, Part.TEST)  # in the order of the pickle, and of the codes of `split`
-_NAMED = {
-    ".npy": FileFormat.NPY,
-    ".npz": FileFormat.NPZ,
-    ".pkl": FileFormat.PICKLE,
-    ".pickle": FileFormat.PICKLE,
-    ".csv": FileFormat.CSV,
-}
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
-class Block:
-    """Some rows of a file: `features` [n, d], contiguous; `labels` [n], as the file has them, or None.
+class DropFile:
+    """A file of a drop as it is found in S3. `part` is what its folder says; `labels` is the source of the labels."""
 
-    `part` is where the rows belong if the file itself says so.
-    """
-
-    features: Float32Array
-    labels: Float64Array | None
+    file: OpenFile
+    source: ObjectVersion
     part: Part | None = None
 
 
-def look(source: BinaryIO, file_name: str, options: DataOptions) -> Layout:
-    """Recognise the file in the seekable `source` and say how its rows are to be read.
+@dataclass(frozen=True)
+class Looked:
+    """How rows are to be read, and the files that hold them (an IDX file of labels is with its rows)."""
 
-    A label column is read whole for its distinct values. Raises InvalidDrop, naming file, row and column, for what
-    can't be read at all or has no usable label; wrong cells elsewhere are found by `blocks`.
+    layout: Layout
+    files: list[DroppedFile]
+
+
+def look(files: Sequence[DropFile], options: DataOptions, *, width: int | None = None) -> Looked:
+    """Recognise the files of a drop and say how their rows are to be read.
+
+    Up to `SCAN_BYTES_MAX` the label column is read whole for its distinct values. `width` is how many columns sparse
+    text has, if the recipe says so. Raises InvalidDrop, naming file, row and column, for what can't be read at all or
+    has no usable label; wrong cells elsewhere are found when the rows are read.
     """
-    kind, gzipped = _recognise(source, file_name)
-    if kind is FileFormat.PICKLE:
-        return _look_at_pickle(source, file_name, options, gzipped=gzipped)
-    if kind is FileFormat.NPZ:
-        return _look_at_npz(source, file_name, options)
-    if kind is FileFormat.NPY:
-        return _look_at_npy(source, file_name, options)
-    with _unpacked(source, file_name, gzipped=gzipped) as stream:
-        return text.look(stream, file_name, options, gzipped=gzipped)
+    kind, gzipped = _recognised(files)
+    sources = {drop.file.name: drop.source for drop in files}
+    if kind is FileFormat.IDX:
+        files = _paired(files)
+    looks = _looks(kind, files, options, gzipped=gzipped, width=width)
+    layout = _agreed(looks, files)
+    if any(drop.part for drop in files):
+        layout = layout.model_copy(update={"pre_split": True})
+    scanned = sum(drop.file.size for drop in files) <= SCAN_BYTES_MAX
+    if kind is FileFormat.CSV and not gzipped and scanned and _quoted_line_ends(files, looks):
+        layout = layout.model_copy(update={"quoted_line_ends": True})
+        looks = [replace(seen, unit=Unit.WHOLE, start=0, end=1, first_line=1) for seen in looks]
+    looks = [replace(seen, layout=layout) for seen in looks]
+    dropped = [_dropped(drop, seen, sources) for drop, seen in zip(files, looks, strict=True)]
+    if options.missing != "refuse" and layout.sparse_columns is None:
+        fill = [0.0] * layout.feature_dim
+        layout = layout.model_copy(update={"fill": fill})
+        if options.missing == "mean":
+            layout = layout.model_copy(update={"fill": _means(files, dropped, layout, whole=scanned)})
+    if layout.labelled:
+        layout = _with_label_values(layout, files, dropped, looks, options, scanned=scanned)
+    return Looked(layout, dropped)
 
 
-def blocks(
-    source: BinaryIO, layout: Layout, options: DataOptions, problems: list[Problem], *, file_name: str
-) -> Iterator[Block]:
-    """Yield the rows of the file in the seekable `source`, which `look` described, in blocks of bounded size.
-
-    Rows with a problem (ragged, text, empty, not finite, beyond float32) are left out, and the problem is appended to
-    `problems`; reading ends when there are ten. Raises InvalidDrop where the file as a whole turns out to be damaged.
-    """
-    collected = Problems(file_name, problems)
-    read = {
-        FileFormat.CSV: _csv_blocks,
-        FileFormat.NPY: _npy_blocks,
-        FileFormat.NPZ: _npz_blocks,
-        FileFormat.PICKLE: _pickle_blocks,
-    }[layout.format]
-    if len(problems) >= MAX_PROBLEMS:
-        return
-    try:
-        for block in read(source, layout, collected):
-            if options.scale == "255":
-                np.divide(block.features, np.float32(255), out=block.features)
-            if len(block.features):
-                yield block
-    except TooManyProblems:
-        return
+def _each(function: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
+    """The results for all items in order, some being worked on at once: a folder may have thousands of files."""
+    if len(items) == 1:
+        return [function(items[0])]
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="look") as pool:
+        return list(pool.map(function, items))
 
 
-def divide(block: Block, options: DataOptions) -> dict[Part, Rows]:
-    """Divide a block's rows into parts, those of each part in the order of their hashes.
-
-    A block that has a part already keeps it. Parts without rows are left out.
-    """
-    hashes = split.row_hashes(block.features, block.labels, options.split.seed)
-    order = np.argsort(hashes, kind="stable")
-    if block.part is not None:
-        return {block.part: _taken(block, order)}
-    codes = split.assign_parts(hashes, options.split.validation, options.split.test)[order]
-    divided = {part: order[codes == code] for code, part in enumerate(_PARTS)}
-    return {part: _taken(block, rows) for part, rows in divided.items() if len(rows)}
+def _recognised(files: Sequence[DropFile]) -> tuple[FileFormat, bool]:
+    found = _each(lambda drop: recognise(drop.file), files)
+    for drop, one in zip(files, found, strict=True):
+        if one != found[0]:
+            names = [f"{'gzipped ' if gzipped else ''}{WORDS[kind]}" for kind, gzipped in (one, found[0])]
+            refuse(drop.file.name, f"is {names[0]}, and {files[0].file.name} is {names[1]}: all files must be alike")
+    return found[0]
 
 
-def different_rows(block: Block, options: DataOptions) -> set[int]:
-    """The hashes of a block's different rows. Those of equal rows are equal, and so are their parts."""
-    return set(np.unique(split.row_hashes(block.features, block.labels, options.split.seed)).tolist())
+def _paired(files: Sequence[DropFile]) -> list[DropFile]:
+    """Images with their labels, within each part."""
+    by_name = {drop.file.name: drop for drop in files}
+    parts = sorted({drop.part for drop in files}, key=str)
+    return [
+        replace(by_name[file.name], file=file)
+        for part in parts
+        for file in idx.paired([drop.file for drop in files if drop.part is part])
+    ]
 
 
-def _taken(block: Block, rows: NDArray[np.intp]) -> Rows:
-    return block.features[rows], None if block.labels is None else block.labels[rows]
+def _looks(
+    kind: FileFormat, files: Sequence[DropFile], options: DataOptions, *, gzipped: bool, width: int | None
+) -> list[Look]:
+    def look_at(drop: DropFile) -> Look:
+        if kind is FileFormat.LIBSVM:
+            return libsvm.look(drop.file, options, gzipped=gzipped, width=width)
+        seen: Look = READERS[kind].look(drop.file, options, gzipped=gzipped)
+        return seen
 
-
-def target_labels(labels: Float64Array, layout: Layout, options: DataOptions, task: Task) -> Float32Array:
-    """Map the file's own labels [n] to what is learned.
-
-    With `positive`, 1 where the label equals it, else 0. Otherwise, binary: 0 for the lower of the two values, 1 for
-    the higher; multiclass: the index of the value among `layout.label_values`; regression and clustering: the label.
-
-    Raises InvalidDrop where the labels can't be the classes that the task needs.
-    """
-    if task in (Task.REGRESSION, Task.CLUSTERING):
-        return labels.astype(np.float32)
-    if options.positive is not None:
-        positive: NDArray[np.bool_] = labels == float(options.positive)
-        return positive.astype(np.float32)
-    values = layout.label_values
-    if values is None:
-        raise InvalidDrop(f"the label has more than {MAX_CLASSES} different values, so they can't be classes")
-    if task is Task.BINARY and len(values) != 2:
-        raise InvalidDrop(f"the label has {len(values)} different values; two are needed, or `positive` in the recipe")
-    known = np.array(values, dtype=np.float64)
-    indexes = np.minimum(np.searchsorted(known, labels), len(known) - 1)
-    strange = np.flatnonzero(known[indexes] != labels)
-    if len(strange):
-        raise InvalidDrop(
-            f"the label {float(labels[strange[0]])!r} isn't one of those found when the drop was inspected"
-        )
-    return indexes.astype(np.float32)
-
-
-# Recognising
-
-
-def _recognise(source: BinaryIO, file_name: str) -> tuple[FileFormat, bool]:
-    source.seek(0)
-    head = source.read(512)
-    if not head:
-        refuse(file_name, "the file is empty")
-    gzipped = head.startswith(_GZIP)
-    if gzipped:
-        with _unpacked(source, file_name, gzipped=True) as stream:
-            head = stream.read(512)
-        if not head:
-            refuse(file_name, "the file is empty")
-    kind = _kind_of(head, file_name, gzipped=gzipped)
-    suffixes = [suffix.lower() for suffix in PurePosixPath(file_name).suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    said = _NAMED.get(suffixes[-1]) if suffixes else None
-    if said is not None and said is not kind:
+    if (
+        kind is FileFormat.LIBSVM
+        and width is None
+        and (total := sum(drop.file.size for drop in files)) > SCAN_BYTES_MAX
+    ):
         refuse(
-            file_name, f"the name says {said.value}, but the content looks like {kind.value}: rename or mend the file"
+            files[0].file.name,
+            f"{total:,} bytes of LIBSVM are more than are read to count the columns ({SCAN_BYTES_MAX:,}):"
+            " say how many there are with hyperparameters.feature_dim in the recipe",
         )
-    return kind, gzipped
-
-
-def _kind_of(head: bytes, file_name: str, *, gzipped: bool) -> FileFormat:
-    kind = FileFormat.CSV
-    if head.startswith(_NPY):
-        kind = FileFormat.NPY
-    elif head.startswith(_ZIP):
-        kind = FileFormat.NPZ
-    elif head.startswith(_PICKLE):
-        kind = FileFormat.PICKLE
-    elif head.startswith(_UTF16):
-        refuse(file_name, "the text is in UTF-16: save it as UTF-8")
-    elif head.removeprefix(_UTF8_MARK).lstrip().startswith((b"{", b"[")):
-        refuse(file_name, "JSON is not read: use CSV, .npy or .npz")
-    elif b"\0" in head or head.startswith(_GZIP):
-        refuse(file_name, "an unknown format; use CSV, .npy, .npz or the tutorials' pickle")
-    if gzipped and kind in (FileFormat.NPY, FileFormat.NPZ):
-        refuse(
-            file_name, "arrays can't be read from within gzip: unpack the file, or save an .npz, which is compressed"
-        )
-    return kind
-
-
-@contextmanager
-def _unpacked(source: BinaryIO, file_name: str, *, gzipped: bool) -> Iterator[text.Readable]:
-    """The file from its start, decompressed if need be.
-
-    Raises InvalidDrop for gzip that is cut off, damaged or a bomb.
-    """
-    source.seek(0)
-    if not gzipped:
-        yield source
-        return
-    try:
-        with gzip.GzipFile(fileobj=source) as stream:
-            yield _Capped(stream, file_name)
-    except EOFError:
-        refuse(file_name, "the gzip file is cut off: upload it again, whole")
-    except (gzip.BadGzipFile, zlib.error):
-        refuse(file_name, "the gzip file is damaged: upload it again")
-
-
-class _Capped:
-    """A stream that refuses to give more than MAX_UNPACKED_BYTES."""
-
-    def __init__(self, stream: text.Readable, file_name: str) -> None:
-        self._stream = stream
-        self._file_name = file_name
-        self._left = MAX_UNPACKED_BYTES
-
-    def read(self, size: int, /) -> bytes:
-        data = self._stream.read(size)
-        self._left -= len(data)
-        if self._left < 0:
-            refuse(self._file_name, f"the file unpacks to more than {MAX_UNPACKED_BYTES >> 30} GB: upload it unpacked")
-        return data
-
-
-# CSV
-
-
-def _csv_blocks(source: BinaryIO, layout: Layout, problems: Problems) -> Iterator[Block]:
-    with _unpacked(source, problems.file_name, gzipped=layout.gzipped) as stream:
-        gathered: list[Block] = []
-        size = 0
-        for table in text.tables(stream, layout, problems):
-            features = np.ascontiguousarray(table[:, : layout.feature_dim], dtype=np.float32)
-            labels = table[:, layout.feature_dim].copy() if layout.labelled else None
-            gathered.append(Block(features, labels))
-            size += features.nbytes
-            if size >= BLOCK_BYTES // 2:
-                yield _joined(gathered)
-                gathered, size = [], 0
-        if gathered:
-            yield _joined(gathered)
-
-
-def _joined(gathered: Sequence[Block]) -> Block:
-    if len(gathered) == 1:
-        return gathered[0]
-    labels = [block.labels for block in gathered if block.labels is not None]
-    return Block(np.concatenate([block.features for block in gathered]), np.concatenate(labels) if labels else None)
-
-
-# Arrays
-
-
-def _look_at_npy(source: BinaryIO, file_name: str, options: DataOptions) -> Layout:
-    header = _npy_header(source, file_name)
-    columns = numbered(header.columns)
-    label = label_column(file_name, columns, options)
-    layout = Layout(
-        format=FileFormat.NPY,
-        columns=columns,
-        label_column=label,
-        feature_columns=feature_columns(file_name, columns, label, options),
-    )
-    if label is None:
-        return layout
-    blocks_of_labels = (rows[:, label] for rows in arrays.row_blocks(source, file_name, header))
-    return _with_label_values(layout, file_name, blocks_of_labels)
-
-
-def _npy_header(source: BinaryIO, file_name: str) -> arrays.ArrayHeader:
-    size = source.seek(0, 2)
-    source.seek(0)
-    header = arrays.read_header(source, file_name, size)
-    arrays.check_features(file_name, header.shape)
-    return header
-
-
-def _npy_blocks(source: BinaryIO, layout: Layout, problems: Problems) -> Iterator[Block]:
-    header = _npy_header(source, problems.file_name)
-    first_row = 0
-    for rows in arrays.row_blocks(source, problems.file_name, header):
-        labels = None if layout.label_column is None else rows[:, layout.label_column]
-        yield _clean(rows, labels, first_row, layout, problems)
-        first_row += len(rows)
-
-
-def _look_at_npz(source: BinaryIO, file_name: str, options: DataOptions) -> Layout:
-    with arrays.open_archive(source, file_name) as archive:
-        features, labels = archive.choose(options.label)
-        with archive.open(features) as (header, stream):
-            arrays.check_features(file_name, header.shape)
-            columns = numbered(header.columns)
-            label = None if labels is not None else label_column(file_name, columns, options)
-            layout = Layout(
-                format=FileFormat.NPZ,
-                columns=columns,
-                label_column=label,
-                feature_columns=feature_columns(file_name, columns, label, options),
-                feature_array=features,
-                label_array=labels,
+    looks = _each(look_at, files)
+    for drop, seen in zip(files, looks, strict=True):
+        if seen.unit is Unit.WHOLE and drop.file.size > WHOLE_BYTES_MAX:
+            refuse(
+                drop.file.name,
+                f"has {drop.file.size:,} bytes, and such a file can't be divided: at most {WHOLE_BYTES_MAX:,};"
+                " drop it in several files, in a folder closed by _SUCCESS",
             )
-            if label is not None:
-                found = (rows[:, label] for rows in arrays.row_blocks(stream, file_name, header))
-                return _with_label_values(layout, file_name, found)
-        if labels is None:
-            return layout
-        return _with_label_values(layout, file_name, [_label_vector(archive, labels, header.rows)])
+    return looks
 
 
-def _label_vector(archive: arrays.Archive, member: str, rows: int) -> NDArray[Any]:
-    with archive.open(member) as (header, stream):
-        vector = arrays.read_vector(stream, archive.file_name, header)
-    if len(vector) != rows:
-        refuse(archive.file_name, f"{rows} rows of features, but {len(vector)} labels")
-    return vector
+def _agreed(looks: Sequence[Look], files: Sequence[DropFile]) -> Layout:
+    """The layout of all files; sparse ones may differ in how many columns they have."""
+    first = looks[0].layout
+    if first.sparse_columns is not None and first.format is FileFormat.LIBSVM:
+        widest = max(seen.layout.sparse_columns or 1 for seen in looks)
+        lowest = min(seen.layout.first_index for seen in looks)
+        if lowest == 0 and any(seen.layout.first_index for seen in looks):
+            # Files that show no column 0 were counted from 1.
+            widest = max((seen.layout.sparse_columns or 1) + seen.layout.first_index for seen in looks)
+        return first.model_copy(update={"sparse_columns": widest, "first_index": lowest})
+    for drop, seen in zip(files, looks, strict=True):
+        other = seen.layout
+        if other == first:
+            continue
+        if other.feature_dim != first.feature_dim or len(other.columns) != len(first.columns):
+            what = f"has {other.feature_dim} features where {files[0].file.name} has {first.feature_dim}"
+        elif other.columns != first.columns:
+            at = next(index for index, name in enumerate(first.columns) if other.columns[index] != name)
+            names = shortened(other.columns[at]), shortened(first.columns[at])
+            what = f"calls column {at} {names[0]!r} where {files[0].file.name} calls it {names[1]!r}"
+        else:
+            what = f"is laid out differently from {files[0].file.name} (header, delimiter or labels)"
+        refuse(drop.file.name, f"{what}: all files of a drop must have the same columns")
+    return first
 
 
-def _npz_blocks(source: BinaryIO, layout: Layout, problems: Problems) -> Iterator[Block]:
-    assert layout.feature_array is not None  # noqa: S101  # said to the type checker; every .npz layout names one
-    with arrays.open_archive(source, problems.file_name) as archive:
-        first_row = 0
-        with archive.open(layout.feature_array) as (header, stream):
-            vector = None
-            if layout.label_array is not None:
-                vector = _label_vector(archive, layout.label_array, header.rows)
-            for rows in arrays.row_blocks(stream, problems.file_name, header):
-                labels = None if layout.label_column is None else rows[:, layout.label_column]
-                if vector is not None:
-                    labels = vector[first_row : first_row + len(rows)]
-                yield _clean(rows, labels, first_row, layout, problems)
-                first_row += len(rows)
+def _quoted_line_ends(files: Sequence[DropFile], looks: Sequence[Look]) -> bool:
+    pairs = list(zip(files, looks, strict=True))
+    found = _each(lambda pair: delimited.has_quoted_line_ends(pair[0].file, pair[1]), pairs)
+    for (drop, _), quoted in zip(pairs, found, strict=True):
+        if quoted and drop.file.size > WHOLE_BYTES_MAX:
+            refuse(drop.file.name, f"has line ends within quotation marks, and more than {WHOLE_BYTES_MAX:,} bytes")
+    return any(found)
 
 
-# The tutorials' pickle
-
-
-def _look_at_pickle(source: BinaryIO, file_name: str, options: DataOptions, *, gzipped: bool) -> Layout:
-    pairs = _pickled(source, file_name)
-    columns = numbered(pairs[0][0].shape[1])
-    layout = Layout(
-        format=FileFormat.PICKLE,
-        gzipped=gzipped,
-        columns=columns,
-        feature_columns=feature_columns(file_name, columns, None, options),
-        pre_split=True,
+def _dropped(drop: DropFile, seen: Look, sources: dict[str, ObjectVersion]) -> DroppedFile:
+    return DroppedFile(
+        source=drop.source,
+        name=drop.file.name,
+        part=drop.part,
+        labels=sources[drop.file.labels.name] if drop.file.labels else None,
+        unit=seen.unit,
+        start=seen.start,
+        end=seen.end,
+        first_line=seen.first_line,
+        rows=seen.rows,
     )
-    return _with_label_values(layout, file_name, [labels for _, labels in pairs])
 
 
-def _pickled(source: BinaryIO, file_name: str) -> list[pickles.Pair]:
-    """The three pairs as matrices and vectors that fit each other."""
-    pairs = []
-    width = None
-    for part, (features, labels) in zip(_PARTS, pickles.read_split(source, file_name), strict=True):
-        where = f"{file_name} ({part} rows)"
-        arrays.check_features(where, features.shape)
-        if labels.shape not in ((len(features),), (len(features), 1)):
-            refuse(where, f"features of shape {features.shape}, but labels of shape {labels.shape}")
-        matrix = features.reshape(len(features), -1)
-        if width not in (None, matrix.shape[1]):
-            refuse(where, f"rows of {matrix.shape[1]} numbers where the training rows have {width}")
-        width = matrix.shape[1]
-        pairs.append((matrix, labels.reshape(-1)))
-    return pairs
-
-
-def _pickle_blocks(source: BinaryIO, layout: Layout, problems: Problems) -> Iterator[Block]:
-    for part, (features, labels) in zip(_PARTS, _pickled(source, problems.file_name), strict=True):
-        within = Problems(f"{problems.file_name} ({part} rows)", problems.found)
-        step = max(1, BLOCK_BYTES // (4 * features.shape[1]))
-        for start in range(0, len(features), step):
-            rows = slice(start, start + step)
-            block = _clean(features[rows], labels[rows], start, layout, within)
-            yield Block(block.features, block.labels, part)
-
-
-# Numbers of any type to clean float32
+# Labels
 
 
 def _with_label_values(
-    layout: Layout, file_name: str, blocks_of_labels: Iterator[NDArray[Any]] | Sequence[NDArray[Any]]
+    layout: Layout,
+    files: Sequence[DropFile],
+    dropped: Sequence[DroppedFile],
+    looks: Sequence[Look],
+    options: DataOptions,
+    *,
+    scanned: bool,
 ) -> Layout:
-    values = LabelValues()
-    problems = Problems(file_name, [])
-    column = "label" if layout.label_column is None else layout.columns[layout.label_column]
-    first_row = 0
+    """The layout with the distinct labels: as the recipe lists them, else as they are read, else unknown."""
+    if options.classes is not None:
+        values = [float(index) for index in range(len(options.classes))]
+        return layout.model_copy(update={"classes": options.classes, "label_values": values})
+    if not scanned:
+        return layout
+    numbers = LabelValues()
+    names: set[str] = set()
+    for drop, seen in zip(files, looks, strict=True):
+        problems = Problems(drop.file.name, [])
+        try:
+            for cells in READERS[layout.format].label_cells(drop.file, seen, problems):
+                if isinstance(cells, np.ndarray):
+                    numbers.add(cells)
+                elif len(names) <= MAX_CLASSES:
+                    names.update(cells)
+        except TooManyProblems:
+            pass
+        problems.raise_any()
+    if not names:
+        return layout.model_copy(update={"label_values": numbers.result()})
+    if not numbers.empty or any(_is_number(name) for name in names):
+        _refuse_text_labels(layout, files, dropped, sorted(name for name in names if not _is_number(name)))
+    if len(names) > MAX_CLASSES:
+        refuse(
+            files[0].file.name, f"the label column holds more than {MAX_CLASSES} different texts: which is the label?"
+        )
+    ordered = sorted(names)
+    values = [float(index) for index in range(len(ordered))]
+    return layout.model_copy(update={"classes": ordered, "label_values": values})
+
+
+def _is_number(name: str) -> bool:
     try:
-        for labels in blocks_of_labels:
-            _check_labels(labels.astype(np.float64), first_row, column, problems)
-            values.add(labels)
-            first_row += len(labels)
-    except TooManyProblems:
-        pass
-    problems.raise_any()
-    return layout.model_copy(update={"label_values": values.result()})
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
-def _check_labels(labels: Float64Array, first_row: int, column: str, problems: Problems) -> NDArray[np.bool_]:
-    good = np.abs(labels) <= FLOAT32_MAX
-    for index in np.flatnonzero(~good):
-        _wrong(labels[index], first_row + int(index), column, problems)
-    return good
+def _refuse_text_labels(
+    layout: Layout, files: Sequence[DropFile], dropped: Sequence[DroppedFile], texts: Sequence[str]
+) -> NoReturn:
+    """Some labels are numbers and some texts, which is more likely a mistake than a class: say where."""
+    column = shortened("label" if layout.label_column is None else layout.columns[layout.label_column])
+    problems: list[Problem] = []
+    for drop, file in zip(files, dropped, strict=True):
+        found: list[FoundProblem] = []
+        piece = Piece(file=0, start=file.start, end=file.end)
+        progress = Progress(piece.start, piece.start)
+        try:
+            for _ in READERS[layout.format].read(drop.file, file, piece, layout, Problems(file.name, found), progress):
+                pass
+        except TooManyProblems:
+            pass
+        before = file.first_line - 1 if file.unit is Unit.LINES else 0
+        for problem in (one.problem for one in found):
+            if problem.column == column and problem.row is not None:
+                problems.append(problem.model_copy(update={"row": problem.row + before}))
+    shown = ", ".join(repr(shortened(text)) for text in texts[:5]) + (", ..." if len(texts) > 5 else "")
+    advice = f"some labels are numbers, but {shown} {'is' if len(texts) == 1 else 'are'} not: mend them, or list all in"
+    rule = f"{advice} data.classes of the recipe"
+    if not problems:
+        refuse(files[0].file.name, rule, column=column)
+    first, *rest = problems[:PROBLEMS_MAX]
+    raise InvalidDrop(listed([first.model_copy(update={"value": None, "rule": rule}), *rest]))
 
 
-def _wrong(value: Any, row: int, column: str, problems: Problems) -> None:
-    rule = BEYOND_FLOAT32 if np.isfinite(value) else NOT_FINITE
-    problems.add(rule, row=row, column=column, value=value)
+# Missing values
 
 
-def _clean(
-    rows: NDArray[Any], labels: NDArray[Any] | None, first_row: int, layout: Layout, problems: Problems
-) -> Block:
-    """Cast rows of any numeric type [n, columns], leaving out those that float32 can't hold."""
-    wanted = layout.feature_columns
-    picked = rows if wanted == list(range(rows.shape[1])) else rows[:, wanted]
-    with np.errstate(over="ignore"):  # it shows as infinity, and is named below
-        features = picked.astype(np.float32, order="C")
-    cast = None if labels is None else labels.astype(np.float64)
-    good: NDArray[np.bool_] = np.ones(len(rows), dtype=np.bool_)
-    if not np.isfinite(features).all():
-        good &= np.isfinite(features).all(axis=1)
-        for row in np.flatnonzero(~good):
-            for column in np.flatnonzero(~np.isfinite(features[row])):
-                _wrong(picked[row, column], first_row + int(row), layout.columns[wanted[column]], problems)
-    if cast is not None:
-        name = "label" if layout.label_column is None else layout.columns[layout.label_column]
-        good &= _check_labels(cast, first_row, name, problems)
-    if good.all():
-        return Block(features, cast)
-    return Block(features[good], None if cast is None else cast[good])
+def _means(files: Sequence[DropFile], dropped: Sequence[DroppedFile], layout: Layout, *, whole: bool) -> list[float]:
+    """The mean of each feature over all rows, or over some of each of 64 places of a large drop."""
+    pieces = sorted(
+        (piece for shard in plan_shards(dropped) for piece in shard.pieces), key=lambda piece: (piece.file, piece.start)
+    )
+    most = None
+    if not whole:
+        chosen = np.linspace(0, len(pieces) - 1, min(len(pieces), _SAMPLED_PIECES)).astype(int)
+        pieces, most = [pieces[index] for index in chosen], 1
+    total = np.zeros(layout.feature_dim)
+    count = np.zeros(layout.feature_dim)
+    # Problems are left to the conversion, which names them all.
+    for piece in pieces:
+        file = dropped[piece.file]
+        rows = READERS[layout.format].read(
+            files[piece.file].file,
+            file,
+            piece,
+            layout,
+            Problems(file.name, []),
+            Progress(piece.start, piece.start),
+        )
+        try:
+            for some in islice(rows, most):
+                assert not isinstance(some.features, SparseMatrix)
+                total += np.nansum(some.features, axis=0, dtype=np.float64)
+                count += np.count_nonzero(~np.isnan(some.features), axis=0)
+        except TooManyProblems:
+            continue
+    return [float(value) for value in np.divide(total, count, out=np.zeros_like(total), where=count > 0)]

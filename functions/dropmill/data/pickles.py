@@ -7,37 +7,49 @@ standard library's `pickletools`) and three names, `numpy.core.multiarray._recon
 `numpy.dtype`, none of which it imports or calls. Protocols 3 and 4 write the same arrays with a few more opcodes, so
 they are read as well. Everything else is `InvalidDrop`.
 
-Memory is bounded by what the file really holds: strings are read in small pieces, so that a false length costs
-nothing, and an array is a view of the bytes it was read from.
+Memory does not grow with the file: the data of an array is skipped, and it is noted where it begins.
 """
 
-import gzip
-import math
 import re
 import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, BinaryIO, NoReturn
+from typing import NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dropmill.contracts import Problem
-from dropmill.errors import InvalidDrop
+from dropmill.data.array_files import ArrayHead, Numbers, Seekable, Sequential
+from dropmill.data.checks import MAX_UNPACKED_BYTES, refuse
+from dropmill.data.rows import OpenFile
+from dropmill.data.unpacked import unpacked
 
-MAX_BYTES = 1 << 30
-"""The most that a pickle may hold once it is decompressed, since it is read whole."""
+MAX_BYTES = MAX_UNPACKED_BYTES
 
 _MAX_OPCODES = 2_000
 _MAX_TEXT = 200  # bytes in a name or a short text; only the arrays' data is longer
+_MAX_KEPT = 1 << 20
+_MAX_KEPT_IN_ALL = 4 << 20
 _MAX_DIMENSIONS = 4
-_PIECE = 1 << 20
 _DTYPE = re.compile(r"[fiub][1248]")
 
-NumericArray = NDArray[Any]
-Pair = tuple[NumericArray, NumericArray]
+
+@dataclass(frozen=True)
+class Stretch:
+    """Bytes of a pickle: where they begin once it is unpacked, and what they are if they are few."""
+
+    position: int
+    size: int
+    data: bytes | None
+
+
+@dataclass(frozen=True)
+class PickledArray:
+    head: ArrayHead
+    stretch: Stretch
+
+
+Pair = tuple[PickledArray, PickledArray]
 
 
 class _NotReadable(Exception):
@@ -62,7 +74,7 @@ class _DType:
 
 @dataclass
 class _Array:
-    value: NumericArray | None = None
+    value: PickledArray | None = None
 
 
 _NAMES = {
@@ -73,29 +85,19 @@ _NAMES = {
 }
 
 
-def read_split(source: BinaryIO, file_name: str) -> tuple[Pair, Pair, Pair]:
-    """Read `(features, labels)` of the training, validation and test rows from a pickle, gzipped or not.
+def find_split(file: OpenFile, *, gzipped: bool) -> tuple[Pair, Pair, Pair]:
+    """Find `(features, labels)` of the training, validation and test rows in a pickle.
 
-    The arrays are as the file has them: any integer, float or boolean type, any number of dimensions up to four,
-    read-only. Only the nesting is checked here; shapes are for the caller to judge.
+    The arrays may be of any integer, float or boolean type and have up to four dimensions. Only the nesting is checked
+    here; shapes are for the caller to judge.
 
     Raises InvalidDrop, naming the file, for anything else.
     """
-    source.seek(0)
-    gzipped = source.read(2) == b"\x1f\x8b"
-    source.seek(0)
-    try:
-        if not gzipped:
-            return _split(_Machine(source).run())
-        with gzip.GzipFile(fileobj=source) as stream:
-            return _split(_Machine(stream).run())
-    except _NotReadable as error:
-        reason = str(error)
-    except EOFError:
-        reason = "the gzip file is cut off: upload it again, whole"
-    except (gzip.BadGzipFile, zlib.error):
-        reason = "the gzip file is damaged: upload it again"
-    raise InvalidDrop(str(Problem(file=file_name, rule=reason)))
+    with file.open() as source, unpacked(source, file.name, gzipped=gzipped) as stream:
+        try:
+            return _split(_Machine(Sequential(stream) if gzipped else Seekable(source)).run())
+        except _NotReadable as error:
+            refuse(file.name, str(error))
 
 
 def _split(value: object) -> tuple[Pair, Pair, Pair]:
@@ -123,9 +125,10 @@ _SHAPE = (
 class _Machine:
     """Runs the opcodes of one pickle over a stack of plain values."""
 
-    def __init__(self, stream: BinaryIO | gzip.GzipFile) -> None:
+    def __init__(self, stream: Numbers) -> None:
         self.stream = stream
         self.position = 0
+        self.kept = 0
         self.stack: list[object] = []
         self.memo: dict[int, object] = {}
 
@@ -179,15 +182,16 @@ class _Machine:
     def data(self, size: int) -> None:
         """Push a byte string: an array's data, or a short text."""
         if size < 0 or self.position + size > MAX_BYTES:
-            raise _NotReadable(f"the pickle says it holds more than {MAX_BYTES >> 20} MB, the most that is read")
-        out = bytearray()
-        while len(out) < size:
-            piece = self.stream.read(min(_PIECE, size - len(out)))
-            if not piece:
-                raise _NotReadable("the pickle is cut off: upload it again, whole")
-            out += piece
-        self.position += size
-        self.push(out)
+            raise _NotReadable(f"the pickle says it holds more than {MAX_BYTES >> 30} GB, the most that is read")
+        start, data = self.position, None
+        if size <= _MAX_TEXT or (size <= _MAX_KEPT and self.kept + size <= _MAX_KEPT_IN_ALL):
+            data = self.take(size)
+            self.kept += size
+        else:
+            self.stream.skip(size - 1)
+            self.position += size - 1
+            self.take(1)  # which shows whether the file goes so far
+        self.push(Stretch(start, size, data))
 
     def text(self, size: int) -> None:
         if size > _MAX_TEXT:
@@ -275,7 +279,7 @@ class _Machine:
             self.malformed()
 
     def dtype_code(self, code: object) -> str:
-        text = code.decode("ascii", "replace") if isinstance(code, bytearray) else str(code)
+        text = _plain(code)
         if not _DTYPE.fullmatch(text):
             raise _NotReadable(f"an array of type {text[:20]!r}; only integers, floats and booleans are read")
         return text
@@ -285,8 +289,7 @@ class _Machine:
         if not isinstance(state, tuple):
             self.malformed()
         if isinstance(made, _DType):
-            order = state[1] if len(state) >= 2 else None
-            made.order = order.decode("ascii", "replace") if isinstance(order, bytearray) else str(order)
+            made.order = _plain(state[1]) if len(state) >= 2 else ""
             if made.order not in ("<", ">", "|", "="):
                 self.malformed()
         elif isinstance(made, _Array) and made.value is None:
@@ -294,27 +297,33 @@ class _Machine:
         else:
             self.malformed()
 
-    def array(self, state: tuple[object, ...]) -> NumericArray:
+    def array(self, state: tuple[object, ...]) -> PickledArray:
         """Build an array of `(version, shape, dtype, is_fortran, data)`, as `numpy.ndarray.__reduce__` writes it."""
         if len(state) != 5:
             self.malformed()
         _, shape, kind, fortran, data = state
-        if not isinstance(data, bytearray) or not isinstance(kind, _DType) or not isinstance(shape, tuple):
+        if not isinstance(data, Stretch) or not isinstance(kind, _DType) or not isinstance(shape, tuple):
             raise _NotReadable("an array that doesn't hold plain numbers; only integers, floats and booleans are read")
         if len(shape) > _MAX_DIMENSIONS:
             raise _NotReadable(f"an array of {len(shape)} dimensions; {_MAX_DIMENSIONS} is the most")
-        sizes = [size for size in shape if isinstance(size, int) and size >= 0]
+        sizes = [size for size in shape if type(size) is int and size >= 0]
         if len(sizes) != len(shape):
             self.malformed()
         try:
             dtype = np.dtype(kind.order + kind.code)
         except TypeError:
             self.malformed()
-        if math.prod(sizes) * dtype.itemsize != len(data):
-            raise _NotReadable(f"an array of shape {tuple(sizes)} and type {dtype} with {len(data)} bytes of data")
-        array = np.frombuffer(data, dtype=dtype).reshape(sizes, order="F" if fortran else "C")
-        array.flags.writeable = False
-        return array
+        head = ArrayHead(tuple(sizes), dtype, bool(fortran))
+        if head.nbytes != data.size:
+            raise _NotReadable(f"an array of shape {head.shape} and type {dtype} with {data.size} bytes of data")
+        return PickledArray(head, data)
+
+
+def _plain(value: object) -> str:
+    """A short text, as Python 2 or 3 writes it. Anything else is none: to spell out nested tuples may take for ever."""
+    if isinstance(value, Stretch):
+        return (value.data or b"").decode("ascii", "replace")
+    return value if isinstance(value, str) else ""
 
 
 _Action = Callable[[_Machine], None]

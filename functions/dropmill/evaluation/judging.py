@@ -1,6 +1,9 @@
-"""Judges predictions as they arrive: keeps labels, answers and the few rows worth showing, never all test rows."""
+"""Judges predictions as they arrive: keeps labels, answers and the few rows worth showing, never all test rows.
 
-from collections.abc import Sequence
+Sparse rows stay sparse: but for the few that are shown as pictures, none is filled up with zeros.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -8,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dropmill.algorithms import Predictions
-from dropmill.contracts import Plan, SealedDataset, Task
+from dropmill.contracts import Layout, Plan, SealedDataset, Task
+from dropmill.data.checks import class_name
+from dropmill.data.recordio import SparseMatrix
 from dropmill.errors import PredictionFailed
 from dropmill.evaluation import metrics
 from dropmill.evaluation.metrics import Counts, Floats, Integers
-from dropmill.evaluation.pictures import image_side, shrink
+from dropmill.evaluation.pictures import SPARSE_IMAGE_FEATURES_MAX, image_side, shrink
 
 SCORES_MAX = 50_000_000
 """Scores kept for roc_auc, as float32; beyond that the metric is left out."""
@@ -23,6 +28,10 @@ _MEMBERS_KEPT = 3 * MEMBERS_SHOWN
 MISREAD_SHOWN = 56
 
 Pixels = npt.NDArray[np.float32]
+Features = Pixels | SparseMatrix
+Picker = Callable[[Integers], Pixels]
+"""Gives the pictures of some rows of a batch, by their numbers (n,) in it: (n, side * side)."""
+
 ValueT = TypeVar("ValueT")
 
 
@@ -77,7 +86,7 @@ class Judged:
 class Judge(Protocol):
     """Takes the held-out rows in batches, then answers once."""
 
-    def add(self, features: Pixels, labels: Floats | None, predictions: Predictions) -> None:
+    def add(self, features: Features, labels: Floats | None, predictions: Predictions) -> None:
         """One batch: features (n, d), labels (n,) as the test part holds them, and the model's answer to it.
 
         Raises:
@@ -93,22 +102,27 @@ def judge_for(plan: Plan, dataset: SealedDataset) -> Judge:
     if plan.task is Task.REGRESSION:
         return _RegressionJudge()
     if plan.task is Task.CLUSTERING:
-        return _ClusterJudge(dataset.feature_dim, int(dataset.hyperparameters["k"]), plan.layout.label_values, seed)
+        return _ClusterJudge(dataset.feature_dim, int(dataset.hyperparameters["k"]), plan.layout, seed)
     return _ClassifierJudge(plan.task, dataset.feature_dim, class_names(plan), seed)
 
 
 def class_names(plan: Plan) -> list[str]:
-    """The classes' names by index: the label values as people write them, or `not <positive>` and `<positive>`."""
+    """The classes' names by index: those of the labels, or `not <positive>` and `<positive>`."""
     positive = plan.recipe.data.positive
     if plan.task is Task.BINARY and positive is not None:
-        name = f"{float(positive):g}"
+        name = class_name(positive)
+        name = next((known for known in plan.layout.classes or [] if class_name(known) == name), name)
         return [f"not {name}", name]
-    return _names(plan.layout.label_values or [])
+    return label_names(plan.layout)
 
 
-def _names(values: Sequence[float]) -> list[str]:
+def label_names(layout: Layout) -> list[str]:
+    """The distinct labels, in order, as people write them: classes by name, numbers in short."""
+    values = layout.label_values or []
+    if layout.classes is not None:
+        return [layout.classes[int(value)] for value in values]
     names = [f"{value:g}" for value in values]
-    return names if len(set(names)) == len(names) else [repr(value) for value in values]
+    return names if len(set(names)) == len(names) else [class_name(value) for value in values]
 
 
 class _Images:
@@ -118,13 +132,18 @@ class _Images:
         self.side = image_side(feature_dim, 0)
         self.brightest = 0.0
 
-    def look(self, features: Pixels) -> Pixels | None:
-        """The batch as small pictures, or None once any row has shown that these are no pictures."""
-        if self.side is None or features.min(initial=0) < 0:
+    def look(self, features: Features) -> Picker | None:
+        """The pictures of a batch, or None once any row has shown that these are no pictures."""
+        sparse = isinstance(features, SparseMatrix)
+        values = features.values if isinstance(features, SparseMatrix) else features
+        if self.side is None or values.min(initial=0) < 0 or (sparse and self.side**2 > SPARSE_IMAGE_FEATURES_MAX):
             self.side = None
             return None
-        self.brightest = max(self.brightest, float(features.max(initial=0)))
-        return shrink(features, self.side)
+        self.brightest = max(self.brightest, float(values.max(initial=0)))
+        side = self.side
+        if isinstance(features, SparseMatrix):
+            return lambda rows: features.take(rows).to_dense()
+        return lambda rows: shrink(features[rows], side)
 
 
 class _Kept:
@@ -135,14 +154,18 @@ class _Kept:
         self._priorities: Floats = np.zeros(0)
         self._rows: list[tuple[Pixels, tuple[Any, ...]]] = []
 
-    def offer(self, priorities: Floats, pixels: Pixels, facts: Sequence[Integers | Floats]) -> None:
-        """`priorities` (n,), `pixels` (n, side * side); `facts` are (n,) arrays carried along."""
-        best = np.argsort(-priorities, kind="stable")[: self._most]
-        rows = [(pixels[at].copy(), tuple(fact[at] for fact in facts)) for at in best]
-        merged = np.concatenate((self._priorities, priorities[best]))
+    def offer(self, priorities: Floats, rows: Integers, pictures: Picker, facts: Sequence[Integers | Floats]) -> None:
+        """`priorities` (n,) of the `rows` (n,) of a batch; `facts` are (n,) arrays carried along."""
+        merged = np.concatenate((self._priorities, priorities))
         order = np.argsort(-merged, kind="stable")[: self._most]
-        both = self._rows + rows
-        self._priorities, self._rows = merged[order], [both[at] for at in order]
+        kept = len(self._rows)
+        new = order[order >= kept] - kept
+        pixels = dict(zip(new.tolist(), pictures(rows[new]), strict=True)) if new.size else {}
+        self._rows = [
+            self._rows[at] if at < kept else (pixels[at - kept], tuple(fact[at - kept] for fact in facts))
+            for at in order.tolist()
+        ]
+        self._priorities = merged[order]
 
     def rows(self) -> list[tuple[Pixels, tuple[Any, ...]]]:
         """Pictures and facts, highest priority first."""
@@ -160,7 +183,7 @@ class _ClassifierJudge:
         self._misread = [_Kept(MISREAD_SHOWN // 2) for _ in names] if task is Task.BINARY else [_Kept(MISREAD_SHOWN)]
         self._notes: list[str] = []
 
-    def add(self, features: Pixels, labels: Floats | None, predictions: Predictions) -> None:
+    def add(self, features: Features, labels: Floats | None, predictions: Predictions) -> None:
         classes = len(self._names)
         actual = _indexes(_present(labels, "the test rows have no labels"), classes)
         answer = np.asarray(_present(predictions.predicted_label, "its answers have no predicted_label"))
@@ -177,11 +200,11 @@ class _ClassifierJudge:
         margins = self._margins(scores, actual, predicted)[wrong]
         facts = [actual[wrong], predicted[wrong]] + ([] if scores is None else [scores[wrong]])
         if self._task is Task.MULTICLASS:
-            self._misread[0].offer(margins, pictures[wrong], facts)
+            self._misread[0].offer(margins, wrong, pictures, facts)
             return
         for called, kept in enumerate(self._misread):
             of = predicted[wrong] == called
-            kept.offer(margins[of], pictures[wrong[of]], [fact[of] for fact in facts])
+            kept.offer(margins[of], wrong[of], pictures, [fact[of] for fact in facts])
 
     def _batch_scores(self, predictions: Predictions) -> Floats | None:
         """(n,) or (n, classes); None where the model gives none. Kept for roc_auc while there is room."""
@@ -257,7 +280,7 @@ class _RegressionJudge:
         self._actual: list[Floats] = []
         self._predicted: list[Floats] = []
 
-    def add(self, features: Pixels, labels: Floats | None, predictions: Predictions) -> None:
+    def add(self, features: Features, labels: Floats | None, predictions: Predictions) -> None:
         # k-NN's mean of the neighbours comes as predicted_label.
         answer = predictions.predicted_label if predictions.score is None else predictions.score
         predicted = np.asarray(_present(answer, "its answers have neither score nor predicted_label"), dtype=np.float64)
@@ -278,10 +301,10 @@ class _RegressionJudge:
 
 
 class _ClusterJudge:
-    def __init__(self, feature_dim: int, clusters: int, label_values: list[float] | None, seed: int) -> None:
+    def __init__(self, feature_dim: int, clusters: int, layout: Layout, seed: int) -> None:
         self._clusters_max = clusters
-        self._values = np.asarray(label_values or [], dtype=np.float32)
-        self._names = _names(label_values or [])
+        self._values = np.asarray(layout.label_values or [], dtype=np.float32)
+        self._names = label_names(layout)
         self._clusters: list[Integers] = []
         self._distances: list[Floats] = []
         self._labels: list[Integers] = []
@@ -292,7 +315,7 @@ class _ClusterJudge:
         self._sums: Floats | None = None
         self._members = [_Kept(_MEMBERS_KEPT) for _ in range(clusters)] if self._images.side else []
 
-    def add(self, features: Pixels, labels: Floats | None, predictions: Predictions) -> None:
+    def add(self, features: Features, labels: Floats | None, predictions: Predictions) -> None:
         clusters = np.asarray(_present(predictions.closest_cluster, "its answers have no closest_cluster"))
         distances = np.asarray(_present(predictions.distance_to_cluster, "its answers have no distance_to_cluster"))
         if clusters.size and clusters.max() >= self._clusters_max:
@@ -310,13 +333,22 @@ class _ClusterJudge:
         pictures = self._images.look(features)
         if pictures is None:
             return
-        among = (clusters[None, :] == np.arange(self._clusters_max)[:, None]).astype(np.float32)
-        sums = (among @ pictures).astype(np.float64)
+        sums = self._batch_sums(features, clusters, pictures)
         self._sums = sums if self._sums is None else self._sums + sums
         priorities = self._random.random(clusters.size)
         for cluster in np.unique(clusters):
             of = np.flatnonzero(clusters == cluster)
-            self._members[cluster].offer(priorities[of], pictures[of], (distances[of], indexes[of]))
+            self._members[cluster].offer(priorities[of], of, pictures, (distances[of], indexes[of]))
+
+    def _batch_sums(self, features: Features, clusters: Integers, pictures: Picker) -> Floats:
+        """(clusters, side * side): the sums of the pictures of each cluster's rows."""
+        if isinstance(features, SparseMatrix):
+            places = clusters[features.rows()] * features.width + features.columns
+            sums: Floats = np.bincount(places, features.values, self._clusters_max * features.width).astype(np.float64)
+            return sums.reshape(self._clusters_max, features.width)
+        among = (clusters[None, :] == np.arange(self._clusters_max)[:, None]).astype(np.float32)
+        dense: Floats = (among @ pictures(np.arange(clusters.size))).astype(np.float64)
+        return dense
 
     def judged(self) -> Judged:
         clusters, distances = np.concatenate(self._clusters), np.concatenate(self._distances)

@@ -7,6 +7,7 @@ and print. The colours of marks are from the Okabe-Ito palette, made for colour-
 import io
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,9 +22,10 @@ from PIL import Image
 from dropmill.evaluation.metrics import Counts, Floats, precision_recall_f1, roc_curve
 
 IMAGE_FEATURES_MIN = 49
+SPARSE_IMAGE_FEATURES_MAX = 64 * 64
 IMAGE_RULE = (
     f"Rows are shown as square pictures where the number of features is a perfect square of at least "
-    f"{IMAGE_FEATURES_MIN} and no value is negative."
+    f"{IMAGE_FEATURES_MIN} (of sparse rows, at most {SPARSE_IMAGE_FEATURES_MAX:,}) and no value is negative."
 )
 
 CLUSTERS_DRAWN_MAX = 40
@@ -273,7 +275,9 @@ def percent(share: float) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 14 else name[:13] + "…"
+    """A name with room beside others, and without characters that a picture can't hold."""
+    shown = "".join(character if character.isprintable() else "\ufffd" for character in name[:15])
+    return shown if len(shown) <= 14 else shown[:13] + "…"
 
 
 def _on(colour: str) -> str:
@@ -284,7 +288,10 @@ def _on(colour: str) -> str:
 def _svg(figure: Figure) -> str:
     """The figure as an `<svg>` element to be inlined: no prologue, no metadata, the page's colours and font."""
     target = io.StringIO()
-    figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        # Text is drawn by the reader's own font, which may have what matplotlib's lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = target.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from dropmill.contracts import FileFormat, Part, Plan, SealedDataset, Task, TrainedModel
+from dropmill.contracts import FileFormat, Layout, Part, Plan, SealedDataset, Task, TrainedModel
 from dropmill.evaluation import pictures
 from dropmill.evaluation.judging import IMAGE_CLUSTERS_MAX, MEMBERS_SHOWN, Cluster, Gallery, Judged, class_names
 from dropmill.evaluation.metrics import Counts, precision_recall_f1
@@ -42,7 +42,18 @@ _HEADLINE_METRICS = {
 _NOTHING = '<td class="n b">–</td>'
 """The cell of a share that has nothing to be a share of."""
 
-_FORMATS = {FileFormat.CSV: "CSV", FileFormat.NPY: ".npy", FileFormat.NPZ: ".npz", FileFormat.PICKLE: "pickle"}
+_FORMATS = {
+    FileFormat.CSV: "CSV",
+    FileFormat.JSON_LINES: "JSON Lines",
+    FileFormat.PARQUET: "Parquet",
+    FileFormat.NPY: ".npy",
+    FileFormat.NPZ: ".npz",
+    FileFormat.PICKLE: "pickle",
+    FileFormat.IDX: "IDX",
+    FileFormat.LIBSVM: "LIBSVM",
+    FileFormat.RECORDIO: "recordIO-protobuf",
+}
+_DELIMITERS = {"\t": "TSV", ";": "CSV with semicolons", "|": "CSV with vertical bars"}
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c2126; --soft: #5b6670; --line: #c9d0d6; --wash: #f4f6f8;
@@ -128,6 +139,7 @@ def render(
             _results(judged),
             _misread(judged),
             _section("Dataset", _dataset(plan, dataset)),
+            _section("What is odd about the data", _listing(dataset.warnings)),
             _section("Training", _training(plan, dataset, training)),
             _footer(judged),
         )
@@ -213,10 +225,15 @@ def notes(plan: Plan, dataset: SealedDataset, judged: Judged, sampled_from: int 
     """What to know before believing the metrics, a sentence or two each."""
     found = list(judged.notes)
     if sampled_from is not None:
+        most = plan.recipe.evaluation.max_rows
+        reason = (
+            f"the recipe's evaluation.max_rows is {most:,}"
+            if judged.rows >= most
+            else "the test part is too large to be read whole"
+        )
         found.append(
             f"Judged on a random sample of {judged.rows:,} of {sampled_from:,} test rows (seed "
-            f"{plan.recipe.data.split.seed}), because the recipe's evaluation.max_rows is "
-            f"{plan.recipe.evaluation.max_rows:,}."
+            f"{plan.recipe.data.split.seed}), because {reason}."
         )
     if judged.rows < _FEW_ROWS:
         found.append(f"Only {judged.rows:,} rows were held out, so the metrics are rough.")
@@ -501,19 +518,13 @@ def _gallery(gallery: Gallery, brightest: float) -> str:
 
 
 def _dataset(plan: Plan, dataset: SealedDataset) -> str:
-    drop = plan.drop
-    version = f", version <code>{escape(drop.version_id)}</code>" if drop.version_id else ""
-    layout = plan.layout
     features = f"{dataset.feature_dim:,} feature{'s' if dataset.feature_dim != 1 else ''}"
-    about = (
-        f"<p><code>{escape(drop.uri)}</code>{version}: {_bytes(drop.size)}"
-        f"{' gzipped' if layout.gzipped else ''} {_FORMATS[layout.format]}, "
-        f"{dataset.rows:,} rows, {features}.</p>"
-    )
+    sparse = ", kept sparse" if plan.layout.sparse_columns is not None else ""
+    about = f"<p>{_drop(plan)}, {dataset.rows:,} rows, {features}{sparse}.{_conversion(plan, dataset)}</p>"
     split = plan.recipe.data.split
     how = (
         "The drop was divided already."
-        if layout.pre_split
+        if plan.layout.pre_split or any(file.part is not None for file in plan.files)
         else f"Rows were divided by a hash of their values (seed {split.seed}; {split.validation:.0%} validation, "
         f"{split.test:.0%} test), so that equal rows are never in two parts."
     )
@@ -526,13 +537,47 @@ def _dataset(plan: Plan, dataset: SealedDataset) -> str:
     rows = [
         (
             f"<th scope=row>{part.value}</th>"
-            f'<td class="n">{dataset.parts[part].rows:,}</td><td class="n">{_bytes(dataset.parts[part].size)}</td>'
-            f"<td>{uses[part]}</td>"
+            f'<td class="n">{dataset.parts[part].rows:,}</td><td class="n">{len(dataset.parts[part].files):,}</td>'
+            f'<td class="n">{_bytes(dataset.parts[part].size)}</td><td>{uses[part]}</td>'
         )
         for part in parts
     ]
-    table = _table(("Part", "Rows|n", "Size|n", "Use"), rows)
+    table = _table(("Part", "Rows|n", "Files|n", "Size|n", "Use"), rows)
     return f'{about}{table}<p class="soft">{how}</p>{_labels(plan, dataset, parts)}'
+
+
+def _drop(plan: Plan) -> str:
+    """Where the drop is, how large, and what it is made of."""
+    drop, layout = plan.drop, plan.layout
+    sources = [source for file in plan.files for source in (file.source, file.labels) if source is not None]
+    size = sum(source.size for source in sources)
+    kind = f"{'gzipped ' if layout.gzipped else ''}{_format(layout)}"
+    if [source.key for source in sources] == [drop.key]:
+        version = f", version <code>{escape(drop.version_id)}</code>" if drop.version_id else ""
+        return f"<code>{escape(drop.uri)}</code>{version}: {_bytes(size)} {kind}"
+    folder = drop.uri.rsplit("/", 1)[0] + "/"
+    files = f"{len(sources):,} file{'s' if len(sources) != 1 else ''}"
+    return f"The folder <code>{escape(folder)}</code>: {files} of {_bytes(size)} in all, {kind}"
+
+
+def _format(layout: Layout) -> str:
+    if layout.format is FileFormat.CSV:
+        return _DELIMITERS.get(layout.delimiter, "CSV")
+    return _FORMATS[layout.format]
+
+
+def _conversion(plan: Plan, dataset: SealedDataset) -> str:
+    said = ""
+    if dataset.shards is not None and dataset.shards > 1:
+        said += f" They were converted in {dataset.shards:,} shards."
+    if plan.layout.fill is not None:
+        filling = "0" if plan.recipe.data.missing == "0" else "the mean of its column"
+        said += f" A missing value counts as {filling}."
+    return said
+
+
+def _listing(texts: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>" if texts else ""
 
 
 def _labels(plan: Plan, dataset: SealedDataset, parts: Sequence[Part]) -> str:
@@ -541,7 +586,8 @@ def _labels(plan: Plan, dataset: SealedDataset, parts: Sequence[Part]) -> str:
     if not labels:
         return ""
     listed = labels[:_CLASSES_LISTED_MAX]
-    names = class_names(plan) if plan.task in (Task.BINARY, Task.MULTICLASS) else []
+    # Of a classifier the class indexes were counted, of clusters the labels themselves.
+    names = class_names(plan) if plan.task in (Task.BINARY, Task.MULTICLASS) else plan.layout.classes or []
     rows = [
         f"<th scope=row>{escape(_label(label, names))}</th>"
         + "".join(f'<td class="n">{count.get(label, 0):,}</td>' for count in counts)

@@ -1,9 +1,7 @@
 """Convert Shard: one shard's rows become recordIO-protobuf part files; what is wrong with them goes into a report."""
 
-import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import ExitStack
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -12,76 +10,158 @@ from dropmill import storage
 from dropmill.contracts import (
     FEW_ROWS,
     ConvertedShard,
+    DroppedFile,
     Part,
     PartFile,
     Plan,
-    Problem,
+    Shard,
     ShardInput,
     ShardReport,
     Shards,
     Task,
+    Unit,
 )
-from dropmill.data import formats, recordio
+from dropmill.data import blocks, recordio
+from dropmill.data.blocks import Features
+from dropmill.data.recordio import SparseMatrix
+from dropmill.data.rows import Float32Array, OpenFile
+from dropmill.data.summary import Summary
 from dropmill.naming import part_file_key, plan_key, shard_report_key, shards_key
 from dropmill.step import step
 
+_PART_BYTES_OF_MANY = storage.PART_BYTES_MIN
+_MANY_FILES = 4
+
+
+class _HasProblems(Exception):
+    """Some rows can't be converted, so what was written is taken back."""
+
 
 def convert_shard(request: ShardInput) -> ConvertedShard:
-    """Writes the same keys whenever it is run for the same shard, so that a retry leaves no rows twice."""
+    """Convert a shard, holding some blocks of rows at a time, and write its report.
+
+    The same keys are written whenever it is run for the same shard, so a retry leaves no rows twice. Raises InvalidDrop
+    where a file turns out to be damaged or gone.
+    """
     plan = storage.read_document(Plan, plan_key(request.run_id))
-    shard = storage.read_document(Shards, shards_key(request.run_id)).root[request.shard]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        local = folder / "shard"
-        storage.download(shard.source, local)
-        with local.open("rb") as source:
-            report = _convert(plan, request.shard, source, folder)
-        if not report.problems:
-            for part, files in report.files.items():
-                for file in files:
-                    storage.upload(folder / part, file.key)
+    shards = storage.read_document(Shards, shards_key(request.run_id)).root
+    report = _converted(plan, shards[request.shard], -(-plan.recipe.training.instance_count // len(shards)))
     storage.write_document(shard_report_key(request.run_id, request.shard), report)
     return ConvertedShard(shard=request.shard, rows=report.rows, problems=len(report.problems))
 
 
-def _convert(plan: Plan, number: int, source: BinaryIO, folder: Path) -> ShardReport:
-    problems: list[Problem] = []
-    rows: Counter[Part] = Counter()
-    counts: dict[Part, Counter[str]] = {part: Counter() for part in Part}
-    read = 0
+def _converted(plan: Plan, shard: Shard, training_files: int) -> ShardReport:
+    """`training_files` are as many as all shards need so that each instance gets one."""
+
+    spans: dict[str, list[storage.Span]] = defaultdict(list)
+    for piece in shard.pieces:
+        if plan.files[piece.file].unit is Unit.LINES:
+            spans[plan.files[piece.file].name].append((piece.start, piece.end))
+
+    def opened(file: DroppedFile) -> OpenFile:
+        return open_file(file, spans[file.name])
+
+    options = plan.recipe.data
+    reading = blocks.Reading()
+    summary = Summary()
     few: set[int] | None = set()
-    with ExitStack() as stack:
-        streams = {part: stack.enter_context((folder / part).open("wb")) for part in Part}
-        for block in formats.blocks(source, plan.layout, plan.recipe.data, problems, file_name=plan.drop.file_name):
-            read += len(block.features)
-            if few is not None:
-                few |= formats.different_rows(block, plan.recipe.data)
-                few = few if len(few) <= FEW_ROWS else None
-            for part, (features, labels) in formats.divide(block, plan.recipe.data).items():
-                targets = None
-                if labels is not None:
-                    targets = formats.target_labels(labels, plan.layout, plan.recipe.data, plan.task)
-                    if plan.task is not Task.REGRESSION:
-                        values, repeats = np.unique(targets, return_counts=True)
-                        counts[part].update(dict(zip(map(repr, values.tolist()), repeats.tolist(), strict=True)))
-                recordio.write(streams[part], features, targets)
-                rows[part] += len(features)
+    counts: dict[Part, Counter[str]] = {part: Counter() for part in Part}
+    try:
+        with ExitStack() as stack:
+            writers = {
+                part: _Writer(stack, plan.run_id, part, shard.number, training_files if part is Part.TRAIN else 1)
+                for part in Part
+            }
+            for block in blocks.blocks(plan.files, shard.pieces, opened, plan.layout, options, reading):
+                if reading.problems:
+                    continue  # nothing of this shard will be kept
+                summary.add(block.features)
+                if few is not None:
+                    few |= blocks.different_rows(block)
+                    few = few if len(few) <= FEW_ROWS else None
+                for part, (features, labels) in blocks.divide(block, options).items():
+                    targets = None
+                    if labels is not None:
+                        targets = blocks.target_labels(labels, plan.layout, options, plan.task)
+                        counts[part].update(_counted(targets, plan))
+                    writers[part].write(features, targets)
+            if reading.problems:
+                raise _HasProblems
+    except _HasProblems:
+        writers = {}
     return ShardReport(
-        shard=number,
-        rows=read,
-        files={
-            part: [
-                PartFile(
-                    key=part_file_key(plan.run_id, part, number), rows=rows[part], size=(folder / part).stat().st_size
-                )
-            ]
-            for part in Part
-            if rows[part]
-        },
+        shard=shard.number,
+        rows=sum(piece.rows for piece in reading.pieces),
+        pieces=reading.pieces,
+        files={part: files for part, writer in writers.items() if (files := writer.files())},
         label_counts={part: dict(counts[part]) for part in Part if counts[part]},
-        problems=problems[:10],
+        problems=reading.problems,
+        filled=reading.filled,
+        value_range=summary.value_range,
+        constant_columns=summary.constant_columns(),
         few_hashes=None if few is None else sorted(few),
     )
+
+
+def open_file(file: DroppedFile, spans: list[storage.Span]) -> OpenFile:
+    """A file of a drop in S3, of which `spans` will be read if they are given."""
+    labels = file.labels
+    return OpenFile(
+        file.name,
+        file.source.size,
+        lambda: storage.opened(file.source, spans=spans, name=file.name),
+        None
+        if labels is None
+        else OpenFile(labels.file_name, labels.size, lambda: storage.opened(labels, name=labels.file_name)),
+    )
+
+
+def _counted(targets: Float32Array, plan: Plan) -> dict[str, int]:
+    """How many rows have which label, where labels are classes."""
+    if plan.task is Task.REGRESSION or (plan.task is Task.CLUSTERING and plan.layout.label_values is None):
+        return {}
+    values, repeats = np.unique(targets, return_counts=True)
+    return dict(zip(map(repr, values.tolist()), repeats.tolist(), strict=True))
+
+
+class _Writer:
+    """The files of one part of a shard, among which its rows are dealt out in turn."""
+
+    def __init__(self, stack: ExitStack, run: str, part: Part, shard: int, files: int) -> None:
+        self._stack = stack
+        self._keys = [part_file_key(run, part, shard, number) for number in range(files)]
+        self._streams: dict[str, BinaryIO] = {}
+        self._rows: Counter[str] = Counter()
+
+    def write(self, features: Features, targets: Float32Array | None) -> None:
+        for key, (some, labels) in zip(self._keys, _dealt(features, targets, len(self._keys)), strict=False):
+            if key not in self._streams:
+                part_bytes = storage.PART_BYTES if len(self._keys) <= _MANY_FILES else _PART_BYTES_OF_MANY
+                self._streams[key] = self._stack.enter_context(storage.open_part(key, part_bytes=part_bytes))
+            recordio.write(self._streams[key], some, labels)
+            self._rows[key] += len(some)
+        # The next rows begin where these ended, so that every file gets some of few.
+        turn = len(features) % len(self._keys)
+        self._keys = self._keys[turn:] + self._keys[:turn]
+
+    def files(self) -> list[PartFile]:
+        return [
+            PartFile(key=key, rows=self._rows[key], size=stream.tell()) for key, stream in sorted(self._streams.items())
+        ]
+
+
+def _dealt(features: Features, targets: Float32Array | None, hands: int) -> list[tuple[Features, Float32Array | None]]:
+    """Every n-th row for each of n hands, while there are any."""
+    if hands == 1:
+        return [(features, targets)]
+    turns = [np.arange(hand, len(features), hands) for hand in range(min(hands, len(features)))]
+    return [
+        (
+            features.take(rows) if isinstance(features, SparseMatrix) else features[rows],
+            None if targets is None else targets[rows],
+        )
+        for rows in turns
+    ]
 
 
 handler = step(convert_shard)

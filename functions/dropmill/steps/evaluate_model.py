@@ -15,6 +15,7 @@ from dropmill.contracts import (
     EvaluateInput,
     Evaluation,
     Metrics,
+    ObjectVersion,
     Part,
     PartFile,
     Plan,
@@ -23,9 +24,10 @@ from dropmill.contracts import (
     TrainedModel,
 )
 from dropmill.data import recordio
+from dropmill.data.recordio import SparseMatrix
 from dropmill.errors import PredictionFailed
 from dropmill.evaluation import report
-from dropmill.evaluation.judging import Judged, judge_for
+from dropmill.evaluation.judging import Features, Judged, class_names, judge_for
 from dropmill.settings import setting
 from dropmill.step import step
 
@@ -36,7 +38,12 @@ _NUMBER_BYTES = 26
 _ANSWER_BYTES = 80
 """What a number, and the rest of an answer, take in JSON at most: a float64 has 17 digits, a sign and an exponent."""
 
+_SPARSE_RECORD_BYTES = 64
+"""What a sparse record takes at most besides its values and columns."""
+
 READ_BYTES = 8 * 1024 * 1024
+SAMPLED_BYTES_MAX = 4 * 1024**3
+"""Of a larger test part only some files are read: as much as leaves time to ask about what they hold."""
 PARALLEL_REQUESTS = 4
 
 _RECORDIO = "application/x-recordio-protobuf"
@@ -49,11 +56,27 @@ Indexes = npt.NDArray[np.int64]
 class Batch:
     """Test rows of one request: features (n, d) and, where the part has them, labels (n,)."""
 
-    features: npt.NDArray[np.float32]
+    features: Features
     labels: npt.NDArray[np.float32] | None
 
+    def __len__(self) -> int:
+        return len(self.features)
+
     def rows(self, picked: slice | Indexes) -> "Batch":
-        return Batch(self.features[picked], None if self.labels is None else self.labels[picked])
+        if isinstance(self.features, SparseMatrix):
+            numbers = np.arange(len(self))[picked] if isinstance(picked, slice) else picked
+            features: Features = self.features.take(numbers)
+        else:
+            features = self.features[picked]
+        return Batch(features, None if self.labels is None else self.labels[picked])
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A file of the test part, and the 0-based numbers of the rows of it that are judged, ascending."""
+
+    file: PartFile
+    rows: Indexes
 
 
 def evaluate_model(request: EvaluateInput) -> Evaluation:
@@ -72,16 +95,17 @@ def evaluate_model(request: EvaluateInput) -> Evaluation:
             f"{plan.drop.file_name} left no rows for the test part, so the model can't be judged. "
             "Add rows, or raise data.split.test in the recipe."
         )
-    sample = _sample(test.rows, plan.recipe.evaluation.max_rows, plan.recipe.data.split.seed)
+    sample = _sample(test.files, plan.recipe.evaluation.max_rows, plan.recipe.data.split.seed)
     judge = judge_for(plan, dataset)
-    batches = _batches(test.files, sample, _rows_per_request(plan, dataset))
+    blocks = _blocks(sample, sparse=plan.layout.sparse_columns is not None)
+    batches = _batches(blocks, _rows_per_request(plan))
     for batch, predictions in _asked(plan.recipe.algorithm, request.endpoint, batches):
         judge.add(batch.features, batch.labels, predictions)
     judged = judge.judged()
 
     sampled_from = test.rows if judged.rows < test.rows else None
     page = report.render(plan, dataset, judged, training=request.training, sampled_from=sampled_from)
-    notes = report.notes(plan, dataset, judged, sampled_from)
+    notes = report.notes(plan, dataset, judged, sampled_from) + dataset.warnings
     storage.write_document(naming.metrics_key(run), _metrics(judged, sampled_from, notes))
     storage.write_object(naming.report_key(run), page.encode(), "text/html; charset=utf-8")
     return Evaluation(metrics=judged.metrics, report=storage.artifact_uri(naming.report_key(run)), rows=judged.rows)
@@ -93,34 +117,74 @@ def _as_trained(dataset: SealedDataset, training: TrainedModel | None) -> Sealed
     return dataset.model_copy(update={"hyperparameters": {**dataset.hyperparameters, **found}})
 
 
-def _sample(rows: int, most: int, seed: int) -> Indexes:
-    """The 0-based numbers of the rows to judge, ascending: all of them, or a seeded sample of `most`."""
-    if rows <= most:
-        return np.arange(rows)
-    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False, shuffle=False))
+def _sample(files: list[PartFile], most: int, seed: int) -> list[Sampled]:
+    """The rows to judge: all of them, or a seeded sample of `most`, of files of about `SAMPLED_BYTES_MAX` in all.
+
+    Every shard's file holds rows from all over the drop, so that some files stand for all.
+    """
+    random = np.random.default_rng(seed)
+    if sum(file.size for file in files) > SAMPLED_BYTES_MAX:
+        order = random.permutation(len(files))
+        sizes = np.cumsum([files[at].size for at in order])
+        taken = max(1, int(np.searchsorted(sizes, SAMPLED_BYTES_MAX, side="right")))
+        files = [files[at] for at in sorted(order[:taken].tolist())]
+    ends = np.cumsum([file.rows for file in files])
+    total = int(ends[-1])
+    rows = np.arange(total)
+    if total > most:
+        rows = np.sort(random.choice(total, most, replace=False, shuffle=False))
+    parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
+    return [
+        Sampled(file, part - (end - file.rows))
+        for file, end, part in zip(files, ends.tolist(), parts, strict=True)
+        if part.size
+    ]
 
 
-def _rows_per_request(plan: Plan, dataset: SealedDataset) -> int:
-    """As many rows as keep both request and answer within bounds."""
-    request_bytes = len(recordio.encode(np.zeros((1, dataset.feature_dim), dtype=np.float32)))
-    numbers = len(plan.layout.label_values or []) if plan.task is Task.MULTICLASS else 2
-    answer_bytes = _ANSWER_BYTES + _NUMBER_BYTES * numbers
-    return max(1, min(REQUEST_BYTES_MAX // request_bytes, REQUEST_BYTES_MAX // answer_bytes, REQUEST_ROWS_MAX))
+def _rows_per_request(plan: Plan) -> int:
+    """As many rows as keep the answer within bounds."""
+    numbers = len(class_names(plan)) if plan.task is Task.MULTICLASS else 2
+    return max(1, min(REQUEST_BYTES_MAX // (_ANSWER_BYTES + _NUMBER_BYTES * numbers), REQUEST_ROWS_MAX))
 
 
-def _batches(files: list[PartFile], sample: Indexes, most: int) -> Iterator[Batch]:
-    """The sampled rows in batches of `most`, the last one being smaller."""
+def _request_bytes(features: Features) -> Indexes:
+    """How many bytes each row takes in a request, (n,); of a sparse row at most."""
+    if not isinstance(features, SparseMatrix):
+        record = len(recordio.encode(np.zeros((1, features.shape[1]), dtype=np.float32)))
+        return np.full(len(features), record)
+    sizes = np.full(len(features.columns), 4 + 1)  # a float32, and a column as a varint
+    for bits in range(7, (features.width - 1).bit_length(), 7):
+        sizes += features.columns >> bits > 0
+    ends = np.concatenate(([0], np.cumsum(sizes)))
+    return _SPARSE_RECORD_BYTES + np.diff(ends[features.offsets])
+
+
+def _batches(blocks: Iterator[Batch], most: int) -> Iterator[Batch]:
+    """The rows of all blocks in batches of at most `most` rows that make a request within bounds.
+
+    Raises:
+        PredictionFailed: a single row is larger than a request may be.
+    """
     waiting: list[Batch] = []
-    for block in _blocks(files, sample, most):
-        waiting.append(block)
-        rows = sum(len(batch.features) for batch in waiting)
-        if rows < most:
-            continue
-        merged = _merged(waiting)
-        whole = rows - rows % most
-        for start in range(0, whole, most):
-            yield merged.rows(slice(start, start + most))
-        waiting = [merged.rows(slice(whole, rows))] if whole < rows else []
+    rows, size = 0, 0
+    for block in blocks:
+        ends = np.cumsum(_request_bytes(block.features))
+        start, before = 0, 0
+        while start < len(block):
+            fitting = int(np.searchsorted(ends, before + REQUEST_BYTES_MAX - size, side="right"))
+            stop = min(fitting, start + most - rows)
+            if stop > start:
+                waiting.append(block.rows(slice(start, stop)))
+                rows, size = rows + stop - start, size + int(ends[stop - 1]) - before
+                start, before = stop, int(ends[stop - 1])
+            elif waiting:
+                yield _merged(waiting)
+                waiting, rows, size = [], 0, 0
+            else:
+                raise PredictionFailed(
+                    f"A test row takes up to {int(ends[start]) - before:,} bytes in a request, and an endpoint takes "
+                    f"{REQUEST_BYTES_MAX:,}. Drop rows with fewer values."
+                )
     if waiting:
         yield _merged(waiting)
 
@@ -128,34 +192,63 @@ def _batches(files: list[PartFile], sample: Indexes, most: int) -> Iterator[Batc
 def _merged(batches: list[Batch]) -> Batch:
     if len(batches) == 1:
         return batches[0]
+    sparse = [batch.features for batch in batches if isinstance(batch.features, SparseMatrix)]
+    dense = [batch.features for batch in batches if not isinstance(batch.features, SparseMatrix)]
     labels = [batch.labels for batch in batches if batch.labels is not None]
     return Batch(
-        np.concatenate([batch.features for batch in batches]),
+        SparseMatrix.joined(sparse) if sparse else np.concatenate(dense),
         np.concatenate(labels) if len(labels) == len(batches) else None,
     )
 
 
-def _blocks(files: list[PartFile], sample: Indexes, most: int) -> Iterator[Batch]:
-    """The sampled rows of each few megabytes of the test part; what holds none of them is not read.
+def _blocks(sample: list[Sampled], *, sparse: bool) -> Iterator[Batch]:
+    """The sampled rows, some megabytes at a time; all dense, or all sparse."""
+    for sampled in sample:
+        file, wanted = sampled.file, sampled.rows
+        given = 0
+        for first, block in _stream(file) if sparse else _ranges(file, wanted):
+            low, high = np.searchsorted(wanted, (first, first + len(block))).tolist()
+            if low < high:
+                yield block if high - low == len(block) else block.rows(wanted[low:high] - first)
+                given += high - low
+            if given == len(wanted):
+                break
+        if given < len(wanted):
+            raise _unlike_sealed(file)
 
-    Records of one width have one length, so that a block is a byte range; a file of any other kind is read whole.
+
+def _ranges(file: PartFile, wanted: Indexes) -> Iterator[tuple[int, Batch]]:
+    """Blocks of a file of dense records, with the numbers of their first rows; none without wanted rows.
+
+    Dense records of one width have one length, so that a block is a range of bytes.
     """
+    length, rest = divmod(file.size, file.rows)
+    if rest:
+        raise _unlike_sealed(file)
+    rows = max(1, READ_BYTES // length)
+    for start in range(0, file.rows, rows):
+        end = min(start + rows, file.rows)
+        low, high = np.searchsorted(wanted, (start, end))
+        if low == high:
+            continue
+        features, labels = recordio.read(_read(file.key, start * length, end * length))
+        if len(features) != end - start:
+            raise _unlike_sealed(file)
+        yield start, Batch(features, labels)
+
+
+def _stream(file: PartFile) -> Iterator[tuple[int, Batch]]:
+    """Blocks of a file of sparse records from its beginning, with the numbers of their first rows."""
+    source = ObjectVersion(bucket=setting("artifact_bucket"), key=file.key, size=file.size)
     first = 0
-    for file in files:
-        length, rest = divmod(file.size, file.rows)
-        step_rows = file.rows if rest else most * max(1, READ_BYTES // (most * length))
-        for start in range(0, file.rows, step_rows):
-            end = min(start + step_rows, file.rows)
-            low, high = np.searchsorted(sample, (first + start, first + end))
-            if low == high:
-                continue
-            last_byte = file.size if end == file.rows else end * length
-            features, labels = recordio.read(_read(file.key, start * length, last_byte))
-            if len(features) != end - start:
-                raise ValueError(f"{file.key} does not hold the {file.rows} rows that were sealed")
-            block = Batch(features, labels)
-            yield block if high - low == end - start else block.rows(sample[low:high] - (first + start))
-        first += file.rows
+    with storage.opened(source) as stream:
+        for features, labels in recordio.read_sparse_blocks(stream, block_bytes=READ_BYTES):
+            yield first, Batch(features, labels)
+            first += len(features)
+
+
+def _unlike_sealed(file: PartFile) -> ValueError:
+    return ValueError(f"{file.key} does not hold the {file.rows} rows that were sealed")
 
 
 def _read(key: str, start: int, end: int) -> bytes:
@@ -181,7 +274,7 @@ def _asked(algorithm: str, endpoint: str, batches: Iterator[Batch]) -> Iterator[
         pool.shutdown(cancel_futures=True)
 
 
-def _ask(algorithm: str, endpoint: str, features: npt.NDArray[np.float32]) -> Predictions:
+def _ask(algorithm: str, endpoint: str, features: Features) -> Predictions:
     """The endpoint's answer to some rows. Its own words stay out of the messages: they may quote the rows."""
     try:
         answer = aws.sagemaker_runtime().invoke_endpoint(

@@ -1,81 +1,201 @@
 """Seal Dataset: prove that every shard and every row arrived once, and say what the rows decide."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
+from dropmill import storage
 from dropmill.contracts import (
+    FEW_ROWS,
+    PROBLEMS_MAX,
+    DroppedFile,
     Part,
     PartFile,
+    PieceReport,
     Plan,
     Problem,
     RunReference,
     SealedDataset,
     SealedPart,
     SealedSummary,
+    Shard,
     ShardReport,
     Shards,
     Task,
+    Unit,
     listed,
 )
 from dropmill.decisions import naming_recipe, sealed_hyperparameters
-from dropmill.errors import InvalidDrop
-from dropmill.naming import dataset_key, plan_key, shard_report_key, shards_key
+from dropmill.errors import ConversionIncomplete, InvalidDrop
+from dropmill.naming import dataset_key, part_prefix, plan_key, shard_report_key, shards_key
 from dropmill.step import step
-from dropmill.storage import read_document, write_document
+
+_READ_AT_ONCE = 16
+_NAMED_COLUMNS = 5
+_SQUARE_ROOT_OF_FLOAT32 = 1.8e19
 
 
 def seal_dataset(request: RunReference) -> SealedSummary:
-    """Raises InvalidDrop with up to ten of the problems that the shards found, or where too few rows are left."""
-    plan = read_document(Plan, plan_key(request.run_id))
-    shards = read_document(Shards, shards_key(request.run_id)).root
-    reports = [read_document(ShardReport, shard_report_key(request.run_id, shard.number)) for shard in shards]
-    problems: list[Problem] = [problem for report in reports for problem in report.problems]
-    if problems:
-        raise InvalidDrop(f"{plan.drop.file_name} can't be used:\n{listed(problems)}")
-    parts = {part: _part(reports, part) for part in Part}
-    _check(plan, parts, _few(reports))
-    rows = sum(part.rows for part in parts.values())
-    if rows != sum(report.rows for report in reports):
-        raise InvalidDrop(f"{plan.drop.file_name}: rows were lost in conversion; drop it again")
+    """Seal the dataset, having proved it whole.
+
+    Raises:
+        InvalidDrop: up to ten of the problems that the shards found, or too few rows are left.
+        InvalidRecipe: there are too few rows for what the recipe asks.
+        ConversionIncomplete: something was lost, taken twice, or is there that no shard wrote.
+    """
+    plan = storage.read_document(Plan, plan_key(request.run_id))
+    shards = storage.read_document(Shards, shards_key(request.run_id)).root
+    found = _Found()
+    for shard, report in zip(shards, _reports(request.run_id, shards), strict=True):
+        found.add(shard, report)
+    if found.problems:
+        raise InvalidDrop(f"{plan.drop.file_name} can't be used:\n{listed(_said(plan.files, found))}")
+    _prove_read_once(plan.files, found)
+    _prove_written(request.run_id, found.files)
+    parts = {part: _part(found, part) for part in Part}
+    _check(plan, parts, found)
     with naming_recipe(plan.recipe_name):
         hyperparameters = sealed_hyperparameters(plan.recipe, plan.hyperparameters, parts[Part.TRAIN].rows)
     dataset = SealedDataset(
-        feature_dim=plan.layout.feature_dim, rows=rows, parts=parts, hyperparameters=hyperparameters
+        feature_dim=plan.layout.feature_dim,
+        rows=found.rows,
+        parts=parts,
+        hyperparameters=hyperparameters,
+        warnings=list(_warnings(plan, found)),
     )
-    write_document(dataset_key(request.run_id), dataset)
+    storage.write_document(dataset_key(request.run_id), dataset)
     classes = len(plan.layout.label_values or []) if plan.task in (Task.BINARY, Task.MULTICLASS) else 0
-    return SealedSummary(rows=rows, feature_dim=dataset.feature_dim, classes=classes)
+    return SealedSummary(rows=found.rows, feature_dim=dataset.feature_dim, classes=classes)
 
 
-def _part(reports: list[ShardReport], part: Part) -> SealedPart:
-    files: list[PartFile] = [file for report in reports for file in report.files.get(part, [])]
-    counts: Counter[str] = Counter()
-    for report in reports:
-        counts.update(report.label_counts.get(part, {}))
+def _reports(run: str, shards: Sequence[Shard]) -> Iterator[ShardReport]:
+    """The reports in the order of their shards."""
+
+    def read(shard: Shard) -> ShardReport:
+        try:
+            return storage.read_document(ShardReport, shard_report_key(run, shard.number))
+        except storage.MissingDocument:
+            raise ConversionIncomplete(f"shard {shard.number} left no report; rerun the run") from None
+
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        yield from pool.map(read, shards)
+
+
+@dataclass
+class _Found:
+    """What all reports say together."""
+
+    rows: int = 0
+    filled: int = 0
+    pieces: dict[int, list[PieceReport]] = field(default_factory=lambda: defaultdict(list))
+    """By file."""
+    problems: list[tuple[PieceReport, Problem]] = field(default_factory=list)
+    files: dict[Part, list[PartFile]] = field(default_factory=lambda: defaultdict(list))
+    label_counts: dict[Part, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    few: set[int] | None = field(default_factory=set)
+    """The hashes of the different rows, if they are few."""
+    constants: dict[int, float] | None = None
+    """The features that hold one value in all rows so far, and that; None before the first report."""
+    largest: float = 0
+
+    def add(self, shard: Shard, report: ShardReport) -> None:
+        number = shard.number
+        if report.shard != number:
+            raise ConversionIncomplete(f"the report of shard {number} is that of shard {report.shard}")
+        asked = [(piece.file, piece.start, piece.end) for piece in shard.pieces]
+        if sorted(asked) != sorted((piece.file, piece.start, piece.end) for piece in report.pieces):
+            raise ConversionIncomplete(f"shard {number} did not read the pieces that it was given")
+        self.problems += [(report.pieces[one.piece], one.problem) for one in report.problems]
+        written = sum(file.rows for files in report.files.values() for file in files)
+        read = sum(piece.rows for piece in report.pieces)
+        if not report.problems and not written == read == report.rows:
+            raise ConversionIncomplete(f"shard {number} read {read} rows and wrote {written}")
+        self.rows += report.rows
+        self.filled += report.filled
+        for piece in report.pieces:
+            self.pieces[piece.file].append(piece)
+        for part, files in report.files.items():
+            self.files[part] += files
+        for part, counts in report.label_counts.items():
+            self.label_counts[part].update(counts)
+        if report.rows:
+            self._add_values(report)
+
+    def _add_values(self, report: ShardReport) -> None:
+        if self.few is not None:
+            self.few |= set(report.few_hashes or ())
+            if report.few_hashes is None or len(self.few) > FEW_ROWS:
+                self.few = None
+        constants = report.constant_columns or {}
+        if self.constants is None:
+            self.constants = dict(constants)
+        else:
+            self.constants = {
+                column: value for column, value in self.constants.items() if constants.get(column) == value
+            }
+        self.largest = max(self.largest, *map(abs, report.value_range or (0.0,)))
+
+
+def _said(files: Sequence[DroppedFile], found: _Found) -> list[Problem]:
+    """The problems in the order of the files and rows, with line numbers that count from each file's first line."""
+    numbered = []
+    for piece, problem in found.problems:
+        file = files[piece.file]
+        if problem.row is not None and file.unit is Unit.LINES:
+            before = sum(other.lines for other in found.pieces[piece.file] if other.start < piece.start)
+            problem = problem.model_copy(update={"row": problem.row + file.first_line - 1 + before})
+        numbered.append((piece.file, problem.row or 0, problem))
+    return [problem for _, _, problem in sorted(numbered, key=lambda one: one[:2])][:PROBLEMS_MAX]
+
+
+def _prove_read_once(files: Sequence[DroppedFile], found: _Found) -> None:
+    """Within each file, every piece begins where the one before it stopped, from the file's first row to its last."""
+    for index, file in enumerate(files):
+        at, rows = file.start, 0
+        for piece in sorted(found.pieces[index], key=lambda piece: (piece.start, piece.end)):
+            if piece.begin != at:
+                what = "twice" if piece.begin < at else "by no shard"
+                first, last = sorted((piece.begin, at))
+                raise ConversionIncomplete(f"{file.name}: {file.unit.value} {first} to {last} were read {what}")
+            at = piece.stop
+            rows += piece.rows
+        if at != file.end:
+            raise ConversionIncomplete(f"{file.name}: reading stopped at {at} of {file.end} ({file.unit.value})")
+        if file.rows is not None and rows != file.rows:
+            raise ConversionIncomplete(f"{file.name}: {rows} rows were read of the {file.rows} that it holds")
+
+
+def _prove_written(run: str, files: Mapping[Part, Sequence[PartFile]]) -> None:
+    """What jobs will find under each part's prefix is what the shards wrote, and nothing else."""
+    for part in Part:
+        there = storage.list_objects(part_prefix(run, part))
+        said = {file.key: file.size for file in files.get(part, ())}
+        if there != said:
+            key = min(there.items() ^ said.items())[0]
+            what = "is missing" if key not in there else "is there, and no shard wrote it so"
+            raise ConversionIncomplete(f"{storage.artifact_uri(key)} {what}; rerun the run")
+
+
+def _part(found: _Found, part: Part) -> SealedPart:
+    files = found.files.get(part, [])
     return SealedPart(
         rows=sum(file.rows for file in files),
         size=sum(file.size for file in files),
         files=files,
-        label_counts=dict(counts),
+        label_counts=dict(found.label_counts.get(part, {})),
     )
 
 
-def _few(reports: list[ShardReport]) -> int | None:
-    """How many different rows there are, if they are few."""
-    few: set[int] = set()
-    for report in reports:
-        if report.few_hashes is None:
-            return None
-        few.update(report.few_hashes)
-    return len(few)
-
-
-def _check(plan: Plan, parts: dict[Part, SealedPart], few: int | None) -> None:
+def _check(plan: Plan, parts: Mapping[Part, SealedPart], found: _Found) -> None:
     name = plan.drop.file_name
-    rows = sum(part.rows for part in parts.values())
-    for part in (Part.TRAIN, Part.TEST):
+    rows = found.rows
+    needed = [Part.TRAIN, Part.TEST, *([Part.VALIDATION] if plan.recipe.tuning else [])]
+    for part in needed:
         if parts[part].rows:
             continue
-        if few is not None and few < rows:
+        if found.few is not None and len(found.few) < rows:
+            few = len(found.few)
             different = f"all {rows} rows are equal" if few == 1 else f"the {rows} rows hold only {few} different ones"
             raise InvalidDrop(
                 f"{name}: no rows for the {part} part: {different}, and equal rows always share a part;"
@@ -84,6 +204,39 @@ def _check(plan: Plan, parts: dict[Part, SealedPart], few: int | None) -> None:
         raise InvalidDrop(f"{name}: no rows for the {part} part; drop more rows, or change data.split")
     if plan.task in (Task.BINARY, Task.MULTICLASS) and len(parts[Part.TRAIN].label_counts) < 2:
         raise InvalidDrop(f"{name}: all training rows have the same label; at least two different labels are needed")
+    instances = plan.recipe.training.instance_count
+    training = parts[Part.TRAIN]
+    if len(training.files) < instances:
+        raise InvalidDrop(
+            f"{name}: {training.rows} training rows can't be shared out among {instances} instances; drop more rows, or"
+            " lower training.instance_count"
+        )
+
+
+def _warnings(plan: Plan, found: _Found) -> Iterator[str]:
+    """What is odd about the data, but no error."""
+    if found.constants:
+        columns = [_column(plan, index) for index in sorted(found.constants)]
+        named, more = columns[:_NAMED_COLUMNS], len(columns) - _NAMED_COLUMNS
+        shown = f"{', '.join(named)} and {more} more" if more > 0 else ", ".join(named)
+        hold = "column holds" if len(columns) == 1 else "columns hold"
+        yield f"{len(columns)} {hold} the same value in every row, which teaches nothing: {shown}"
+    if found.filled:
+        what = "0" if plan.recipe.data.missing == "0" else "the mean of their column"
+        values = "missing value was" if found.filled == 1 else "missing values were"
+        yield f"{found.filled:,} {values} filled in with {what}"
+    if found.largest > _SQUARE_ROOT_OF_FLOAT32:
+        yield (
+            f"there are values as large as {found.largest:.3g}, whose squares are beyond float32: training may end in"
+            " NaN; rescale the columns"
+        )
+
+
+def _column(plan: Plan, index: int) -> str:
+    """The name of a feature."""
+    layout = plan.layout
+    name = layout.columns[layout.feature_columns[index]] if layout.feature_columns else str(index)
+    return repr(name if len(name) <= 40 else name[:40] + "...")
 
 
 handler = step(seal_dataset)

@@ -1,0 +1,337 @@
+"""Delimited text, whether its columns are divided by commas, tabs, semicolons or bars.
+
+The rows of a slice of whole lines are parsed as a whole by pyarrow; only a slice that is not perfectly clean is read
+again cell by cell, to name what is wrong with it. Both take the same for numbers, so what is read of a cell does not
+depend on its neighbours.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import csv
+
+from dropmill.contracts import DroppedFile, FileFormat, Layout, Piece, Unit
+from dropmill.data import delimited_cells as cells
+from dropmill.data import delimited_head as heads
+from dropmill.data import lines
+from dropmill.data.checks import (
+    FLOAT32_MAX,
+    MAX_COLUMNS,
+    ClassIndex,
+    Problems,
+    class_name,
+    feature_columns,
+    label_column,
+    numbered,
+    refuse,
+    shortened,
+)
+from dropmill.data.rows import ROWS_BYTES, Float32Array, Float64Array, Look, OpenFile, Progress, Rows
+from dropmill.data.unpacked import Readable, unpacked
+from dropmill.recipe import DataOptions
+
+SLICE_BYTES = 1 << 20
+"""Smaller slices cost more work for each column, larger ones memory: sixteen pieces are open at once."""
+
+_SCAN_BYTES = 4 << 20
+_ONE_BLOCK = 4 * lines.MAX_LINE_BYTES  # more than any slice
+_TEXTS = pa.dictionary(pa.int32(), pa.string())
+_NAN_OF_C = re.compile(rb"nan\(", re.IGNORECASE)  # a spelling that pyarrow takes, and nobody means
+_MISSING = [
+    spelled
+    for word in ("n/a", "na", "<na>", "#n/a", "null", "nil", "none", "missing")
+    for spelled in (word, word.upper(), word.capitalize())
+] + ["", "?", "??", "-", "--", "---", ".", "..", "...", "<nA>", "#N/a"]
+"""The commonest of what `delimited_cells.MISSING` matches; others are found cell by cell."""
+
+
+def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
+    """Say how a file is laid out. Raises InvalidDrop."""
+    with file.open() as source, unpacked(source, file.name, gzipped=gzipped) as stream:
+        head = heads.head(stream, file.name, options)
+    first = head.sample[0]
+    if len(head.columns) > MAX_COLUMNS:
+        refuse(file.name, f"there are {len(head.columns)} columns; {MAX_COLUMNS} is the most", row=first.line)
+    label = label_column(file.name, head.columns, options)
+    features = feature_columns(file.name, head.columns, label, options)
+    sample = first.cells or []
+    if all(index < len(sample) and heads.is_name(sample[index]) for index in features):
+        if any(heads.decimal_comma(sample[index]) for index in features):
+            _refuse_decimal_comma(file.name, head, features)
+        refuse(file.name, "no column that could be a feature holds a number", row=first.line)
+    _refuse_decimal_comma(file.name, head, features if label is None else [*features, label])
+    layout = Layout(
+        format=FileFormat.CSV,
+        gzipped=gzipped,
+        header=head.header,
+        delimiter=head.delimiter,
+        columns=head.columns,
+        label_column=label,
+        feature_columns=features,
+    )
+    if gzipped:
+        return Look(layout)
+    return Look(layout, unit=Unit.LINES, start=head.start, end=file.size, first_line=head.first_line)
+
+
+def has_quoted_line_ends(file: OpenFile, look: Look) -> bool:
+    """Whether a cell of a file that isn't gzipped holds a line end. Scans the file until it has found one."""
+    within = False
+    with file.open() as stream:
+        stream.seek(look.start)
+        while data := stream.read(_SCAN_BYTES):
+            if b'"' not in data:
+                if within and b"\n" in data:
+                    return True
+                continue
+            codes: NDArray[np.uint8] = np.frombuffer(data, dtype=np.uint8)
+            quotes = np.flatnonzero(codes == ord('"'))
+            before = np.searchsorted(quotes, np.flatnonzero(codes == ord("\n")))
+            if ((before + within) % 2).any():
+                return True
+            within ^= len(quotes) % 2 == 1
+    return within
+
+
+def label_cells(file: OpenFile, look: Look, problems: Problems) -> Iterator[Float64Array | list[str]]:
+    """Yield all labels of a file, slice by slice; `dropmill.data.rows` says how."""
+    layout = look.layout
+    divided = look.unit is Unit.LINES
+    piece = Piece(file=0, start=look.start, end=look.end)
+    parser = _Parser(layout, divided=divided)
+    for part in _slices(file, layout, piece, Progress(piece.start, piece.start), divided=divided):
+        found = parser.label_cells(part.data)
+        if found is None:
+            counted = replace(part, first_line=part.first_line + look.first_line - 1)
+            rows = cells.rows(counted, layout.delimiter, problems, quoted_line_ends=not divided)
+            found = cells.label_cells(cells.label_texts(rows, layout, problems))
+        yield found
+
+
+def read(
+    file: OpenFile, dropped: DroppedFile, piece: Piece, layout: Layout, problems: Problems, progress: Progress
+) -> Iterator[Rows]:
+    """Yield the rows of a piece; `dropmill.data.rows` says how."""
+    step = max(1, ROWS_BYTES // (4 * layout.feature_dim))
+    for features, labels in _tables(file, layout, piece, problems, progress, divided=dropped.unit is Unit.LINES):
+        for at in range(0, len(features), step):
+            rows = slice(at, at + step)
+            yield Rows(features[rows], None if labels is None else labels[rows])
+
+
+def _tables(
+    file: OpenFile, layout: Layout, piece: Piece, problems: Problems, progress: Progress, *, divided: bool
+) -> Iterator[tuple[Float32Array, Float64Array | None]]:
+    parser = _Parser(layout, divided=divided)
+    for part in _slices(file, layout, piece, progress, divided=divided):
+        table = parser.table(part.data)
+        if table is None:
+            found = cells.rows(part, layout.delimiter, problems, quoted_line_ends=not divided)
+            numbers, labels = cells.numbers(found, layout, parser.classes, problems, progress)
+            table = numbers.astype(np.float32), labels
+        else:
+            progress.rows += len(table[0])
+        del part  # nothing is kept of it while other pieces have their turns
+        yield table
+
+
+def _slices(
+    file: OpenFile, layout: Layout, piece: Piece, progress: Progress, *, divided: bool
+) -> Iterator[lines.Slice]:
+    """The rows of a piece, or all of a file that isn't divided, in slices; without what is blank, BOM and names."""
+    with file.open() as source:
+        if divided:
+            found = lines.slices(source, piece, progress, file.name, slice_bytes=SLICE_BYTES)
+            if piece.start == 0 and (first := next(found, None)):
+                found = chain([replace(first, data=first.data.removeprefix(heads.BOM))], found)
+            yield from (part for part in found if not part.data.isspace() and part.data)
+            return
+        with unpacked(source, file.name, gzipped=layout.gzipped) as stream:
+            found = _slices_of_rows(stream, progress, file.name)
+            if layout.header and (first := next(found, None)):
+                found = chain([_behind_names(first, layout, file.name)], found)
+            yield from (part for part in found if not part.data.isspace() and part.data)
+
+
+def _slices_of_rows(stream: Readable, progress: Progress, file_name: str) -> Iterator[lines.Slice]:
+    """All rows of a stream, cut where a row ends. Raises InvalidDrop for a row without an end."""
+    rest = b""
+    while read := stream.read(SLICE_BYTES):
+        data = rest + read
+        if progress.lines == 0 and not rest:
+            data = data.removeprefix(heads.BOM)
+        cut = heads.last_row_end(data)
+        rest = data[cut:]
+        if len(rest) > lines.MAX_LINE_BYTES:
+            rule = f"no row ends within {lines.MAX_LINE_BYTES >> 20} MB; is a quotation mark left open?"
+            refuse(file_name, rule, row=progress.lines + 1)
+        if cut:
+            part = lines.Slice(data[:cut], progress.lines + 1)
+            progress.lines += data.count(b"\n", 0, cut)
+            del data, read
+            yield part
+            del part
+    if rest:
+        yield lines.Slice(rest, progress.lines + 1)
+        progress.lines += rest.count(b"\n")
+
+
+def _behind_names(part: lines.Slice, layout: Layout, file_name: str) -> lines.Slice:
+    """What follows the first row that isn't blank."""
+    names = next(cells.rows(part, layout.delimiter, Problems(file_name, []), quoted_line_ends=True))
+    at = heads.offset_behind(part.data, names.behind - part.first_line)
+    return lines.Slice(part.data[at:], names.behind)
+
+
+def _refuse_decimal_comma(file_name: str, head: heads.Head, wanted: list[int]) -> None:
+    for row in head.sample:
+        for index in wanted:
+            cell = row.cells[index].strip() if row.cells and index < len(row.cells) else ""
+            if heads.decimal_comma(cell):
+                rule = (
+                    f"{shortened(cell)!r} has a comma within the number: save the numbers with decimal points,"
+                    " and nothing between thousands"
+                )
+                refuse(file_name, rule, row=row.line, column=shortened(head.columns[index]))
+
+
+class _Parser:
+    """Slices of one file as tables, if there is nothing out of the ordinary about them."""
+
+    def __init__(self, layout: Layout, *, divided: bool) -> None:
+        names = numbered(len(layout.columns))
+        self.classes = None if layout.classes is None else ClassIndex(layout.classes)
+        self._fill = layout.fill is not None
+        self._delimiter = layout.delimiter
+        self._divided = divided
+        self._columns = len(names)
+        self._features = [names[index] for index in layout.feature_columns]
+        self._label = None if layout.label_column is None else names[layout.label_column]
+        self._whole_numbers = True
+        self._read_options = csv.ReadOptions(use_threads=False, block_size=_ONE_BLOCK, column_names=names)
+
+    def table(self, data: bytes) -> tuple[Float32Array, Float64Array | None] | None:
+        """The features [n, d] and the labels [n]; None if only a look at each cell could tell."""
+        if not self._is_plain(data):
+            return None
+        batch = None
+        if self._whole_numbers and _may_be_whole_numbers(data):
+            batch = self._batch(data, pa.int32())
+        if batch is None:
+            self._whole_numbers = False
+            batch = self._batch(data, pa.float64())
+        if batch is None:
+            return None
+        labels = None
+        if self._label is not None:
+            labels = self._labels(batch.column(len(self._features)))
+            if labels is None:
+                return None
+            batch = batch.remove_column(len(self._features))
+        features = self._floats(batch)
+        return None if features is None else (features, labels)
+
+    def label_cells(self, data: bytes) -> Float64Array | list[str] | None:
+        """The labels as numbers or names of classes; None if only a look at each cell could tell."""
+        if self._label is None or not self._is_plain(data):
+            return None
+        table = self._parsed(data, {self._label: pa.float64()})
+        if table is not None:
+            return _finite(table.column(0).to_numpy())
+        table = self._parsed(data, {self._label: _TEXTS})
+        if table is None:
+            return None
+        names = []
+        for chunk in table.column(0).chunks:
+            texts = [text.strip() for text in chunk.dictionary.to_pylist()]
+            if any(cells.wrong_with_label(text) for text in texts):
+                return None
+            known = [class_name(text) for text in texts]
+            names += [known[index] for index in chunk.indices.to_pylist()]
+        return names
+
+    def _batch(self, data: bytes, kind: pa.DataType) -> pa.RecordBatch | None:
+        """The features and then the label; the features are all of one kind."""
+        types = dict.fromkeys(self._features, kind)
+        if self._label is not None:
+            types[self._label] = pa.float64() if self.classes is None else _TEXTS
+        table = self._parsed(data, types)
+        return None if table is None or not table.num_rows else table.to_batches()[0]
+
+    def _parsed(self, data: bytes, types: dict[str, pa.DataType]) -> pa.Table | None:
+        try:
+            return csv.read_csv(
+                pa.BufferReader(data),
+                read_options=self._read_options,
+                parse_options=csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=not self._divided),
+                convert_options=csv.ConvertOptions(
+                    column_types=types,
+                    include_columns=list(types),
+                    null_values=_MISSING if self._fill else [],
+                    quoted_strings_can_be_null=self._columns > 1,  # else it may be a blank line
+                    check_utf8=True,
+                ),
+            )
+        except pa.ArrowInvalid:
+            return None
+
+    def _floats(self, batch: pa.RecordBatch) -> Float32Array | None:
+        """The features as float32, by way of float64, so that any format gives the same; None if some are beyond it."""
+        try:
+            numbers = batch.to_tensor(row_major=True).to_numpy()
+        except pa.ArrowTypeError:  # there are missing values, to be filled
+            numbers = batch.to_tensor(null_to_nan=True, row_major=True).to_numpy()
+        with np.errstate(over="ignore"):
+            features: Float32Array = numbers.astype(np.float32)
+        if numbers.dtype.kind == "i":
+            return features
+        size = np.abs(features)
+        # The largest float32 may have been rounded from beyond it.
+        good = not (size >= FLOAT32_MAX).any() if self._fill else (size < FLOAT32_MAX).all()
+        return features if good else None
+
+    def _labels(self, column: pa.Array) -> Float64Array | None:
+        if self.classes is None:
+            return _finite(column.to_numpy(zero_copy_only=False))
+        known = self.classes.of(column.dictionary.to_pylist())[column.indices.to_numpy()]
+        return None if np.isnan(known).any() else known
+
+    def _is_plain(self, data: bytes) -> bool:
+        """Whether pyarrow and the csv module divide these lines into the same cells, or both do not."""
+        if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
+            return False
+        if self._fill and b"(" in data and _NAN_OF_C.search(data):
+            return False
+        return b'"' not in data or _well_quoted(data, ord(self._delimiter), divided=self._divided)
+
+
+def _may_be_whole_numbers(data: bytes) -> bool:
+    """Whether it is worth trying; not where integers would be read otherwise: 0x10 is none here, -0 keeps its sign."""
+    return not any(mark in data for mark in (b".", b"x", b"X")) and not (b"-" in data and b"-0" in data)
+
+
+def _finite(labels: Float64Array) -> Float64Array | None:
+    return np.array(labels) if (np.abs(labels) <= FLOAT32_MAX).all() else None
+
+
+def _well_quoted(data: bytes, delimiter: int, *, divided: bool) -> bool:
+    """Whether all quotation marks enclose whole cells, or are doubled within such; line ends only if not `divided`."""
+    codes: NDArray[np.uint8] = np.frombuffer(b"\n" + data + b"\n", dtype=np.uint8)
+    quotes = np.flatnonzero(codes == ord('"'))
+    if len(quotes) % 2:
+        return False
+    if divided and (np.searchsorted(quotes, np.flatnonzero(codes == ord("\n"))) % 2).any():
+        return False
+    opening, closing = quotes[::2], quotes[1::2]
+    before, behind = codes[opening - 1], codes[closing + 1]
+    doubled = opening[1:] == closing[:-1] + 1
+    starts = (before == delimiter) | (before == ord("\n"))
+    ends = (behind == delimiter) | (behind == ord("\n")) | (behind == ord("\r"))
+    starts[1:] |= doubled
+    ends[:-1] |= doubled
+    return bool(starts.all() and ends.all())

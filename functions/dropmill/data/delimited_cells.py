@@ -1,0 +1,188 @@
+"""Delimited text cell by cell: what a cell may hold, and what is wrong with the others."""
+
+import csv
+import math
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from dropmill.contracts import Layout
+from dropmill.data.checks import (
+    BEYOND_FLOAT32,
+    FLOAT32_MAX,
+    NOT_FINITE,
+    UNKNOWN_CLASS,
+    ClassIndex,
+    Problems,
+    class_name,
+    shortened,
+)
+from dropmill.data.lines import MAX_LINE_BYTES, Slice
+from dropmill.data.rows import Float64Array, Progress
+
+NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+NAN = re.compile(r"[+-]?nan", re.IGNORECASE)
+INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
+MISSING = re.compile(r"n/?a|<na>|#n/a|null|nil|none|missing|\?+|-+|\.+", re.IGNORECASE)
+"""How a cell without a value is commonly spelled, besides nothing and NaN."""
+
+TEXT_CELL = "is not a number: mend the cell, or list the column under drop_columns"
+TEXT_LABEL = "is not a number, and a label must be one: mend it, or list the classes under data.classes in the recipe"
+EMPTY_CELL = "the cell is empty: fill it in, or leave the row out"
+MISSING_VALUE = "stands for a missing value: fill it in, or leave the row out"
+MISSING_LABEL = f"{MISSING_VALUE}; if it is a class, list it under data.classes in the recipe"
+OPEN_QUOTE = (
+    "a line ends within quotation marks: take the line end out of the cell, or close the quotation mark"
+    " (line ends in cells are read only where all files of the drop have 1 GB or less)"
+)
+UNREADABLE = "can't be read as CSV"
+
+# A cell may be as long as its line. The limit is the process's, and nothing else here reads CSV.
+csv.field_size_limit(MAX_LINE_BYTES)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row that isn't blank: the number of its first line, and of the line behind it. No `cells`: it can't be read."""
+
+    line: int
+    behind: int
+    cells: list[str] | None
+
+
+def rows(part: Slice, delimiter: str, problems: Problems, *, quoted_line_ends: bool) -> Iterator[Row]:
+    """Yield the rows of whole lines; those that can't be read are noted."""
+    lines = part.data.decode("utf-8", "replace").split("\n")
+    step = len(lines) if quoted_line_ends else 1
+    at = 0
+    while at < len(lines):
+        if not quoted_line_ends and lines[at].count('"') % 2:
+            problems.add(OPEN_QUOTE, row=part.first_line + at)
+            yield Row(part.first_line + at, part.first_line + at + 1, None)
+            at += 1
+            continue
+        begin = at
+        reader = csv.reader((line + "\n" for line in islice(lines, at, at + step)), delimiter=delimiter, strict=True)
+        try:
+            for cells in reader:
+                behind = at + reader.line_num
+                if cells and (len(cells) > 1 or cells[0].strip()):
+                    yield Row(part.first_line + begin, part.first_line + behind, cells)
+                begin = behind
+            at += step
+        except csv.Error as error:
+            reason = "line ends must be LF or CR LF" if "new-line" in str(error) else str(error)
+            problems.add(f"{UNREADABLE}: {reason}", row=part.first_line + begin)
+            yield Row(part.first_line + begin, part.first_line + begin + 1, None)
+            at = begin + 1
+
+
+def numbers(
+    found: Iterator[Row], layout: Layout, classes: ClassIndex | None, problems: Problems, progress: Progress
+) -> tuple[Float64Array, Float64Array | None]:
+    """The features [n, d], NaN where a value is missing, and the labels [n] of good rows.
+
+    All rows are counted in `progress`, and the problems of those that are left out are noted.
+    """
+    features, labels = array("d"), array("d")
+    for row in found:
+        progress.rows += 1
+        if row.cells is None or not _is_whole(row, layout, problems):
+            continue
+        before = len(problems.found)
+        values = [_feature(row, index, layout, problems) for index in layout.feature_columns]
+        label = None if layout.label_column is None else _label(row, layout, classes, problems)
+        if len(problems.found) == before:
+            features.extend(values)
+            if label is not None:
+                labels.append(label)
+    table: Float64Array = np.array(features, dtype=np.float64).reshape(-1, layout.feature_dim)
+    return table, None if layout.label_column is None else np.array(labels, dtype=np.float64)
+
+
+def label_texts(found: Iterator[Row], layout: Layout, problems: Problems) -> list[str]:
+    """The labels that could be any, without the space around them; the others are noted."""
+    texts = []
+    for row in found:
+        if row.cells is None or not _is_whole(row, layout, problems):
+            continue
+        text = row.cells[layout.label_column or 0].strip()
+        rule = wrong_with_label(text)
+        if rule is None:
+            texts.append(text)
+        else:
+            _note(row, layout.label_column or 0, rule, layout, problems)
+    return texts
+
+
+def wrong_with_label(text: str) -> str | None:
+    """Why this, without the space around it, can be no label of any kind."""
+    if not text:
+        return EMPTY_CELL
+    if NAN.fullmatch(text) or INFINITE.fullmatch(text):
+        return NOT_FINITE
+    if MISSING.fullmatch(text):
+        return MISSING_LABEL
+    return BEYOND_FLOAT32 if NUMBER.fullmatch(text) and abs(float(text)) > FLOAT32_MAX else None
+
+
+def label_cells(texts: Sequence[str]) -> Float64Array | list[str]:
+    """Labels as numbers if they all are, else as names of classes."""
+    if all(NUMBER.fullmatch(text) for text in texts):
+        return np.array([float(text) for text in texts], dtype=np.float64)
+    return [class_name(text) for text in texts]
+
+
+def _is_whole(row: Row, layout: Layout, problems: Problems) -> bool:
+    count = len(row.cells or [])
+    if count != len(layout.columns):
+        rule = f"the row has {count} cells where the file has {len(layout.columns)} columns"
+        problems.add(rule, row=row.line)
+    return count == len(layout.columns)
+
+
+def _feature(row: Row, index: int, layout: Layout, problems: Problems) -> float:
+    """The value of a cell; NaN if it is missing, which is noted unless it will be filled, or if it is wrong."""
+    cell = row.cells[index].strip() if row.cells else ""
+    if NUMBER.fullmatch(cell):
+        number = float(cell)
+        if abs(number) <= FLOAT32_MAX:
+            return number
+        rule = BEYOND_FLOAT32
+    elif INFINITE.fullmatch(cell):
+        rule = NOT_FINITE
+    elif not cell or MISSING.fullmatch(cell) or NAN.fullmatch(cell):
+        if layout.fill is not None:
+            return math.nan
+        rule = EMPTY_CELL if not cell else NOT_FINITE if NAN.fullmatch(cell) else MISSING_VALUE
+    else:
+        rule = TEXT_CELL
+    _note(row, index, rule, layout, problems)
+    return math.nan
+
+
+def _label(row: Row, layout: Layout, classes: ClassIndex | None, problems: Problems) -> float:
+    index = layout.label_column or 0
+    cell = row.cells[index].strip() if row.cells else ""
+    if classes is not None:
+        known = float(classes.of([cell])[0])
+        if not math.isnan(known):
+            return known
+        rule = wrong_with_label(cell) or UNKNOWN_CLASS
+    else:
+        rule = wrong_with_label(cell) or TEXT_LABEL
+        if NUMBER.fullmatch(cell) and rule is TEXT_LABEL:
+            return float(cell)
+    _note(row, index, rule, layout, problems)
+    return math.nan
+
+
+def _note(row: Row, index: int, rule: str, layout: Layout, problems: Problems) -> None:
+    cell = row.cells[index].strip() if row.cells else ""
+    long_number = rule is BEYOND_FLOAT32 and len(cell) > 12 and math.isfinite(float(cell))
+    value = f"{float(cell):.6g}" if long_number else cell
+    problems.add(rule, row=row.line, column=shortened(layout.columns[index]), value=value or None)

@@ -1,0 +1,204 @@
+"""What the first rows of delimited text say: its delimiter, and whether they begin with the names of the columns."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dropmill.data.checks import Problems, TooManyProblems, numbered, refuse, shortened
+from dropmill.data.delimited_cells import INFINITE, MISSING, NAN, NUMBER, Row, rows
+from dropmill.data.lines import MAX_LINE_BYTES, Slice
+from dropmill.data.unpacked import Readable
+from dropmill.recipe import DataOptions
+
+BOM = b"\xef\xbb\xbf"
+DELIMITERS = (",", "\t", ";", "|")
+
+_FIRST_BYTES = 64 << 10
+_SAMPLE_ROWS = 20
+_WHOLE_NUMBER = re.compile(r"[0-9]+")
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+(?:[.'][0-9]{3})*,[0-9]+")
+
+
+@dataclass(frozen=True)
+class Head:
+    """The first rows of a file. `columns` are the names of its columns, or their numbers.
+
+    Data begins at the offset `start`, on the line `first_line`. `sample` holds the first rows of it, at least one.
+    """
+
+    delimiter: str
+    header: bool
+    columns: list[str]
+    start: int
+    first_line: int
+    sample: list[Row]
+
+
+def head(stream: Readable, file_name: str, options: DataOptions) -> Head:
+    """Look at the first rows of a file. Raises InvalidDrop where there are none, or they can't be told apart."""
+    part, start = _first_lines(stream, file_name, options)
+    delimiter = _delimiter(part, options)
+    found = _sample(part, delimiter, file_name)
+    first, second = found[0], found[1] if len(found) > 1 else None
+    if len(first.cells or []) == 1 and options.delimiter == "auto":
+        _refuse_spaces(file_name, second or first)
+    cells = first.cells or []
+    other = None if second is None else second.cells
+    header = bool(_names(cells, other)) if options.header == "auto" else options.header == "true"
+    if options.header == "false":
+        _refuse_names(file_name, first.line, cells, other, options)
+    if not header:
+        return Head(delimiter, header, numbered(len(cells)), 0, 1, found)
+    if second is None:
+        refuse(file_name, "there are no rows under the header")
+    columns = _named(file_name, first.line, cells)
+    behind = offset_behind(part.data, first.behind - part.first_line)
+    return Head(delimiter, header, columns, start + behind, first.behind, found[1:])
+
+
+def offset_behind(data: bytes, lines: int) -> int:
+    """Where the line begins that has so many lines before it."""
+    at = 0
+    for _ in range(lines):
+        at = data.find(b"\n", at) + 1 or len(data)
+    return at
+
+
+def last_row_end(data: bytes) -> int:
+    """The offset behind the last line end that isn't within quotation marks; 0 if there is none."""
+    if b'"' not in data:
+        return data.rfind(b"\n") + 1
+    codes: NDArray[np.uint8] = np.frombuffer(data, dtype=np.uint8)
+    ends = np.flatnonzero(codes == ord("\n"))
+    quotes_before = np.searchsorted(np.flatnonzero(codes == ord('"')), ends)
+    outside = ends[quotes_before % 2 == 0]
+    return int(outside[-1]) + 1 if len(outside) else 0
+
+
+def decimal_comma(cell: str) -> bool:
+    return bool(_DECIMAL_COMMA.fullmatch(cell.strip()))
+
+
+def is_name(cell: str) -> bool:
+    """Whether a cell is text, and none that stands for a missing value."""
+    return _is_text(cell) and not MISSING.fullmatch(cell.strip())
+
+
+def _is_text(cell: str) -> bool:
+    cell = cell.strip()
+    return bool(cell) and not any(known.fullmatch(cell) for known in (NUMBER, NAN, INFINITE))
+
+
+def _first_lines(stream: Readable, file_name: str, options: DataOptions) -> tuple[Slice, int]:
+    """Whole rows from the start of the file, two of them unless there are fewer, and the offset where they begin."""
+    data = b""
+    start, line = 0, 1
+    while True:
+        more = stream.read(max(_FIRST_BYTES, len(data)))
+        data += more
+        if start == 0 and data.startswith(BOM):
+            data, start = data[len(BOM) :], len(BOM)
+        cut = last_row_end(data) if more else len(data)
+        part = Slice(data[:cut], line)
+        if part.data.isspace():
+            start, line, data = start + cut, line + data.count(b"\n", 0, cut), data[cut:]
+        elif cut and (not more or len(_rows(part, _delimiter(part, options), Problems(file_name, []), 2)) == 2):
+            return part, start
+        if not more:
+            refuse(file_name, "the file is empty")
+        if len(data) > 2 * MAX_LINE_BYTES:
+            rule = f"no two rows end within {2 * MAX_LINE_BYTES >> 20} MB; is a quotation mark left open?"
+            refuse(file_name, rule, row=line)
+
+
+def _rows(part: Slice, delimiter: str, problems: Problems, most: int) -> list[Row]:
+    try:
+        found = rows(part, delimiter, problems, quoted_line_ends=True)
+        return [row for row in islice(found, most) if row.cells is not None]
+    except TooManyProblems:
+        return []
+
+
+def _sample(part: Slice, delimiter: str, file_name: str) -> list[Row]:
+    """The first rows; at least one."""
+    problems = Problems(file_name, [])
+    found = _rows(part, delimiter, problems, _SAMPLE_ROWS)
+    if not found or (problems.found and (problems.found[0].problem.row or 0) < found[0].line):
+        problems.raise_any()
+    if not found:
+        refuse(file_name, "the file is empty")
+    return found
+
+
+def _delimiter(part: Slice, options: DataOptions) -> str:
+    """The delimiter that makes rows of one width of the first lines, and most numbers; a comma if none does."""
+    if options.delimiter != "auto":
+        return options.delimiter
+    best, chosen = (0.0, 0.0), ","
+    for delimiter in DELIMITERS:
+        found = [row.cells or [] for row in _rows(part, delimiter, Problems("", []), _SAMPLE_ROWS)]
+        if not found or len(found[0]) < 2:
+            continue
+        cells = [cell.strip() for row in found[1:] or found for cell in row]
+        known = sum(_is_value(cell, delimiter) for cell in cells)
+        alike = sum(len(row) == len(found[0]) for row in found) / len(found)
+        if (alike, known / len(cells)) > best:
+            best, chosen = (alike, known / len(cells)), delimiter
+    return chosen
+
+
+def _is_value(cell: str, delimiter: str) -> bool:
+    return not _is_text(cell) or bool(MISSING.fullmatch(cell)) or (delimiter != "," and decimal_comma(cell))
+
+
+def _refuse_spaces(file_name: str, row: Row) -> None:
+    pieces = (row.cells or [""])[0].split()
+    if len(pieces) > 1 and all(NUMBER.fullmatch(piece) for piece in pieces):
+        refuse(file_name, "the columns seem to be separated by spaces: save it with commas", row=row.line)
+
+
+def _names(first: Sequence[str], second: Sequence[str] | None) -> list[int]:
+    """The cells by which the first row is known to name the columns, as far as one can tell; none if it does not.
+
+    They are texts where the second row has a number or no value (or any, if there is no second row to say otherwise).
+    The spelling of a missing value is no such text, and the numbers in the row could be names: whole and all different.
+    """
+    texts = [index for index, cell in enumerate(first) if is_name(cell)]
+    if second is not None:
+        texts = [index for index in texts if index >= len(second) or not is_name(second[index])]
+    others = [cell.strip() for cell in first if cell.strip() and not _is_text(cell)]
+    could_be_names = len(set(others)) == len(others) and all(_WHOLE_NUMBER.fullmatch(cell) for cell in others)
+    return texts if could_be_names else []
+
+
+def _refuse_names(
+    file_name: str, line: int, first: Sequence[str], second: Sequence[str] | None, options: DataOptions
+) -> None:
+    """Refuse a row of names where the recipe says that there is none, but in columns that are dropped."""
+    names = [first[index].strip() for index in _names(first, second) if str(index) not in options.drop_columns]
+    if names:
+        rule = (
+            f"{shortened(names[0])!r} looks like a column's name, and data.header is false in the recipe:"
+            " make it true, or leave it out"
+        )
+        refuse(file_name, rule, row=line)
+
+
+def _named(file_name: str, line: int, cells: Sequence[str]) -> list[str]:
+    names = [cell.strip() or str(index) for index, cell in enumerate(cells)]
+    seen: set[str] = set()
+    twice: dict[str, None] = {}
+    for name in names:
+        if name in seen:
+            twice[name] = None
+        seen.add(name)
+    if len(twice) == 1:
+        refuse(file_name, "two columns have this name: rename one", row=line, column=shortened(next(iter(twice))))
+    if twice:
+        shown = ", ".join(repr(shortened(name)) for name in islice(twice, 10)) + (", ..." if len(twice) > 10 else "")
+        refuse(file_name, f"several columns each have the names {shown}: rename them", row=line)
+    return names

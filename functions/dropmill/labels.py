@@ -1,0 +1,23 @@
+"""How labels are named, without numpy: recipes and decisions name them too."""
+
+import math
+
+
+def class_name(cell: str | float) -> str:
+    """How a class is named: a number as `3` or `0.5` however it is written, other text without the space around it."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return str(cell).strip()
+    if not math.isfinite(value):
+        return str(cell).strip()
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+
+
+def number_of(label: str) -> float | None:
+    """The finite number that a label is, or None for a text."""
+    try:
+        value = float(label)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
