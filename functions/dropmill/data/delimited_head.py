@@ -127,7 +127,7 @@ def _sample(part: Slice, delimiter: str, file_name: str) -> list[Row]:
     """The first rows; at least one."""
     problems = Problems(file_name, [])
     found = _rows(part, delimiter, problems, _SAMPLE_ROWS)
-    if not found or (problems.found and (problems.found[0].problem.row or 0) < found[0].line):
+    if len(found) < 2 or any((one.problem.row or 0) < found[0].line for one in problems.found):
         problems.raise_any()
     if not found:
         refuse(file_name, "the file is empty")
@@ -158,7 +158,7 @@ def _is_value(cell: str, delimiter: str) -> bool:
 def _refuse_spaces(file_name: str, row: Row) -> None:
     pieces = (row.cells or [""])[0].split()
     if len(pieces) > 1 and all(NUMBER.fullmatch(piece) for piece in pieces):
-        refuse(file_name, "the columns seem to be separated by spaces: save it with commas", row=row.line)
+        refuse(file_name, "the columns seem to be separated by spaces: save it with commas")
 
 
 def _names(first: Sequence[str], second: Sequence[str] | None) -> list[int]:
