@@ -262,9 +262,8 @@ def _readers() -> ThreadPoolExecutor:
 
 # Writing in parts
 
-PART_BYTES = 8 << 20
-PART_BYTES_MIN = 5 << 20
-"""S3 takes no smaller part but the last."""
+PART_BYTES = 5 << 20
+"""S3 takes no smaller part but the last, and each of a shard's files holds one in memory."""
 _PARTS_MAX = 10_000
 _PARTS_OF_A_SIZE = 1000
 """After so many parts the next are twice as large, so that 10,000 of them hold more than the 5 TB of an object."""

@@ -284,7 +284,7 @@ class TestWriting:
             raise KeyError
 
     def test_ten_thousand_parts_hold_any_object(self) -> None:
-        sizes = (storage.PART_BYTES_MIN << number // storage._PARTS_OF_A_SIZE for number in range(10_000))
+        sizes = (storage.PART_BYTES << number // storage._PARTS_OF_A_SIZE for number in range(10_000))
         assert sum(sizes) >= 5 * 1000**4
 
     @pytest.mark.usefixtures("s3")

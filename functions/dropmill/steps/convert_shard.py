@@ -29,9 +29,6 @@ from dropmill.data.summary import Summary
 from dropmill.naming import part_file_key, plan_key, shard_report_key, shards_key
 from dropmill.step import step
 
-_PART_BYTES_OF_MANY = storage.PART_BYTES_MIN
-_MANY_FILES = 4
-
 
 class _HasProblems(Exception):
     """Some rows can't be converted, so what was written is taken back."""
@@ -79,12 +76,16 @@ def _converted(plan: Plan, shard: Shard, training_files: int) -> ShardReport:
                 if few is not None:
                     few |= blocks.different_rows(block)
                     few = few if len(few) <= FEW_ROWS else None
-                for part, (features, labels) in blocks.divide(block, options).items():
+                divided = blocks.divide(block, options)
+                del block  # or it would be held while the next is read
+                while divided:
+                    part, (features, labels) = divided.popitem()
                     targets = None
                     if labels is not None:
                         targets = blocks.target_labels(labels, plan.layout, options, plan.task)
                         counts[part].update(_counted(targets, plan))
                     writers[part].write(features, targets)
+                    del features
             if reading.problems:
                 raise _HasProblems
     except _HasProblems:
@@ -136,8 +137,7 @@ class _Writer:
     def write(self, features: Features, targets: Float32Array | None) -> None:
         for key, (some, labels) in zip(self._keys, _dealt(features, targets, len(self._keys)), strict=False):
             if key not in self._streams:
-                part_bytes = storage.PART_BYTES if len(self._keys) <= _MANY_FILES else _PART_BYTES_OF_MANY
-                self._streams[key] = self._stack.enter_context(storage.open_part(key, part_bytes=part_bytes))
+                self._streams[key] = self._stack.enter_context(storage.open_part(key))
             recordio.write(self._streams[key], some, labels)
             self._rows[key] += len(some)
         # The next rows begin where these ended, so that every file gets some of few.
