@@ -24,7 +24,6 @@ from dropmill.data.checks import (
     MAX_COLUMNS,
     ClassIndex,
     Problems,
-    class_name,
     feature_columns,
     label_column,
     numbered,
@@ -246,14 +245,13 @@ class _Parser:
         table = self._parsed(data, {self._label: _TEXTS})
         if table is None:
             return None
-        names = []
-        for chunk in table.column(0).chunks:
-            texts = [text.strip() for text in chunk.dictionary.to_pylist()]
-            if any(cells.wrong_with_label(text) for text in texts):
-                return None
-            known = [class_name(text) for text in texts]
-            names += [known[index] for index in chunk.indices.to_pylist()]
-        return names
+        column = table.column(0).combine_chunks()
+        texts = [text.strip() for text in column.dictionary.to_pylist()]
+        if any(cells.wrong_with_label(text) for text in texts):
+            return None
+        known = cells.label_cells(texts)
+        indexes = column.indices.to_numpy()
+        return [known[index] for index in indexes] if isinstance(known, list) else known[indexes]
 
     def _batch(self, data: bytes, kind: pa.DataType) -> pa.RecordBatch | None:
         """The features and then the label; the features are all of one kind."""
