@@ -143,18 +143,20 @@ def _slices(
     file: OpenFile, layout: Layout, piece: Piece, progress: Progress, *, divided: bool
 ) -> Iterator[lines.Slice]:
     """The rows of a piece, or all of a file that isn't divided, in slices; without what is blank, BOM and names."""
-    with file.open() as source:
-        if divided:
-            found = lines.slices(source, piece, progress, file.name, slice_bytes=SLICE_BYTES)
-            if piece.start == 0 and (first := next(found, None)):
-                found = chain([replace(first, data=first.data.removeprefix(heads.BOM))], found)
-            yield from (part for part in found if not part.data.isspace() and part.data)
-            return
-        with unpacked(source, file.name, gzipped=layout.gzipped) as stream:
-            found = _slices_of_rows(stream, progress, file.name)
-            if layout.header and (first := next(found, None)):
-                found = chain([_behind_names(first, layout, file.name)], found)
-            yield from (part for part in found if not part.data.isspace() and part.data)
+    if divided:
+        found = lines.of_piece(file, piece, progress, gzipped=False, slice_bytes=SLICE_BYTES)
+        yield from filter(_is_not_blank, found)
+        return
+    with file.open() as source, unpacked(source, file.name, gzipped=layout.gzipped) as stream:
+        found = _slices_of_rows(stream, progress, file.name)
+        if layout.header and (first := next(found, None)):
+            found = chain([_behind_names(first, layout, file.name)], found)
+            del first
+        yield from filter(_is_not_blank, found)
+
+
+def _is_not_blank(part: lines.Slice) -> bool:
+    return bool(part.data) and not part.data.isspace()
 
 
 def _slices_of_rows(stream: Readable, progress: Progress, file_name: str) -> Iterator[lines.Slice]:

@@ -77,14 +77,11 @@ def slices(
         if not read:
             break
         at += len(read)
-        data = rest + read
-        cut = data.rfind(b"\n") + 1
-        rest = data[cut:]
-        data = data[:cut]
+        found, rest = _cut(rest, read, progress)
         del read  # what is needed no more is not kept while other pieces have their turns
-        if cut:
-            progress.stop += cut
-            yield _taken(data, progress)
+        if found:
+            progress.stop += len(found[0].data)
+            yield found.pop()
         if len(rest) > max_line_bytes:
             _refuse_long_line(file_name, max_line_bytes, progress)
     if rest:
@@ -109,15 +106,21 @@ def whole_slices(
     """
     rest = b""
     while read := stream.read(slice_bytes):
-        data = rest + read
-        cut = data.rfind(b"\n") + 1
-        rest = data[cut:]
-        if cut:
-            yield _taken(data[:cut], progress)
+        found, rest = _cut(rest, read, progress)
+        if found:
+            yield found.pop()
         if len(rest) > max_line_bytes:
             _refuse_long_line(file_name, max_line_bytes, progress)
     if rest:
         yield _taken(rest, progress)
+
+
+def _cut(rest: bytes, read: bytes, progress: Progress) -> tuple[list[Slice], bytes]:
+    """The whole lines of what has been read, if there are any, and what follows them."""
+    end = read.rfind(b"\n") + 1
+    if not end:
+        return [], rest + read
+    return [_taken(b"".join((rest, memoryview(read)[:end])), progress)], read[end:]
 
 
 def _refuse_long_line(file_name: str, max_line_bytes: int, progress: Progress) -> NoReturn:
