@@ -1,6 +1,7 @@
 """Convert Shard: one shard's rows become recordIO-protobuf part files; what is wrong with them goes into a report."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import BinaryIO
 
@@ -13,6 +14,7 @@ from dropmill.contracts import (
     DroppedFile,
     Part,
     PartFile,
+    Piece,
     Plan,
     Shard,
     ShardInput,
@@ -50,13 +52,13 @@ def convert_shard(request: ShardInput) -> ConvertedShard:
 def _converted(plan: Plan, shard: Shard, training_files: int) -> ShardReport:
     """`training_files` are as many as all shards need so that each instance gets one."""
 
-    spans: dict[str, list[storage.Span]] = defaultdict(list)
-    for piece in shard.pieces:
-        if plan.files[piece.file].unit is Unit.LINES:
-            spans[plan.files[piece.file].name].append((piece.start, piece.end))
+    spans = _spans(plan, shard.pieces)
+    first = _spans(plan, shard.pieces[: blocks.PIECES_AT_ONCE])
+    sources = {file.name: file.source for file in plan.files}
+    begun = {name: storage.begin(sources[name], some, name=name) for name, some in first.items()}
 
     def opened(file: DroppedFile) -> OpenFile:
-        return open_file(file, spans[file.name])
+        return open_file(file, spans[file.name], begun.get(file.name))
 
     options = plan.recipe.data
     reading = blocks.Reading()
@@ -104,13 +106,23 @@ def _converted(plan: Plan, shard: Shard, training_files: int) -> ShardReport:
     )
 
 
-def open_file(file: DroppedFile, spans: list[storage.Span]) -> OpenFile:
+def _spans(plan: Plan, pieces: Sequence[Piece]) -> dict[str, list[storage.Span]]:
+    """The byte ranges that the pieces are, by the names of the files."""
+    found: dict[str, list[storage.Span]] = defaultdict(list)
+    for piece in pieces:
+        file = plan.files[piece.file]
+        if file.unit is Unit.LINES:
+            found[file.name].append((piece.start, piece.end))
+    return found
+
+
+def open_file(file: DroppedFile, spans: Sequence[storage.Span], begun: storage.Begun | None) -> OpenFile:
     """A file of a drop in S3, of which `spans` will be read if they are given."""
     labels = file.labels
     return OpenFile(
         file.name,
         file.source.size,
-        lambda: storage.opened(file.source, spans=spans, name=file.name),
+        lambda: storage.opened(file.source, spans=spans, begun=begun, name=file.name),
         None
         if labels is None
         else OpenFile(labels.file_name, labels.size, lambda: storage.opened(labels, name=labels.file_name)),
