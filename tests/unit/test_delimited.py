@@ -201,6 +201,23 @@ def test_delimiters_are_recognised(data: bytes, delimiter: str, shape: tuple[int
     assert read.features.shape == shape
 
 
+@pytest.mark.parametrize("columns", [delimited.WIDE_COLUMNS - 1, delimited.WIDE_COLUMNS + 1])
+def test_many_columns(columns: int) -> None:
+    rng = np.random.default_rng(5)
+    table = rng.integers(-9, 9, (20, columns)) / 4
+    text = "\n".join(",".join(map(str, row)) for row in table.tolist())
+    whole = Read(text.encode())
+    np.testing.assert_array_equal(whole.features, table)
+    assert Read((text + ",1").encode()).said == [
+        f"d.csv, row 20: the row has {columns + 1} cells where the file has {columns} columns"
+    ]
+    labelled = Read(text.encode(), label="3", drop_columns=["1"])
+    np.testing.assert_array_equal(labelled.labels, table[:, 3])
+    np.testing.assert_array_equal(labelled.features, np.delete(table, [1, 3], axis=1))
+    holed = Read(text.replace("0.25", "", 1).encode(), fill=True)
+    assert np.isnan(holed.features).sum() == 1
+
+
 def test_the_recipe_may_say_the_delimiter() -> None:
     assert Read(b"a;b\n1;2\n", delimiter=";").features.tolist() == [[1, 2]]
     read = Read(b"x,note\n1,a|b\n2,c|d\n", delimiter=",", drop_columns=["note"])
@@ -588,12 +605,23 @@ def quick_and_careful(data: bytes, layout: Layout, *, divided: bool) -> Iterator
 
 
 @settings(max_examples=1500, deadline=None)
-@given(tables(), st.integers(1, 3), st.booleans(), st.booleans(), st.sampled_from(["none", "numbers", "classes"]))
-@example("1,2,3\n0x10,2,3\n", 3, False, True, "none")
-@example("1,-0,3\n", 3, False, True, "none")
-@example('""\n', 1, True, True, "none")
-@example("1,nan(1),3\n", 3, True, True, "none")
-def test_quick_and_careful_reading_agree(text: str, columns: int, fill: bool, divided: bool, label: str) -> None:
+@given(
+    tables(),
+    st.integers(1, 3),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["none", "numbers", "classes"]),
+    st.booleans(),
+)
+@example("1,2,3\n0x10,2,3\n", 3, False, True, "none", True)
+@example("1,,3\n4,NA,6", 3, True, True, "numbers", True)
+@example("1,2\n\n3\n", 2, False, True, "none", True)
+@example("1,-0,3\n", 3, False, True, "none", False)
+@example('""\n', 1, True, True, "none", False)
+@example("1,nan(1),3\n", 3, True, True, "none", False)
+def test_quick_and_careful_reading_agree(
+    text: str, columns: int, fill: bool, divided: bool, label: str, wide: bool
+) -> None:
     """Whatever is taken as a whole, the reading cell by cell takes as well, with the same numbers and no problem."""
     column = None if label == "none" or columns == 1 else columns - 1
     features = [index for index in range(columns) if index != column]
@@ -605,7 +633,9 @@ def test_quick_and_careful_reading_agree(text: str, columns: int, fill: bool, di
         classes=["7", "0", "NA", "x"] if label == "classes" else None,
         fill=[0.0] * len(features) if fill else None,
     )
-    quick, careful = quick_and_careful(text.encode(), layout, divided=divided)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "WIDE_COLUMNS", 1 if wide else 1000)
+        quick, careful = quick_and_careful(text.encode(), layout, divided=divided)
     if quick is None:
         return
     assert careful is not None

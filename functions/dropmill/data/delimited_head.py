@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -19,6 +20,7 @@ DELIMITERS = (",", "\t", ";", "|")
 
 _FIRST_BYTES = 64 << 10
 _SAMPLE_ROWS = 20
+_SAMPLE_CELLS = 20_000
 _WHOLE_NUMBER = re.compile(r"[0-9]+")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+(?:[.'][0-9]{3})*,[0-9]+")
 
@@ -116,11 +118,17 @@ def _first_lines(stream: Readable, file_name: str, options: DataOptions) -> tupl
 
 
 def _rows(part: Slice, delimiter: str, problems: Problems, most: int) -> list[Row]:
-    try:
-        found = rows(part, delimiter, problems, quoted_line_ends=True)
-        return [row for row in islice(found, most) if row.cells is not None]
-    except TooManyProblems:
-        return []
+    """Up to `most` rows, or two if these hold many cells."""
+    found: list[Row] = []
+    count = 0
+    with suppress(TooManyProblems):
+        for row in rows(part, delimiter, problems, quoted_line_ends=True):
+            if row.cells is not None:
+                found.append(row)
+                count += len(row.cells)
+            if len(found) == most or (len(found) > 1 and count > _SAMPLE_CELLS):
+                break
+    return found
 
 
 def _sample(part: Slice, delimiter: str, file_name: str) -> list[Row]:
