@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dropmill import aws
-from dropmill.naming import recipe_key, recipe_of_drop, run_id
+from dropmill.naming import PARTS, SUCCESS, folder_of_drop, is_hidden, recipe_key, recipe_of_drop, run_id
 from dropmill.recipe import RECIPE_BYTES_MAX, RECIPE_NAME, RECIPE_NAME_MAX
 from dropmill_cli.errors import CommandError
 from dropmill_cli.stack import Stack
 
 _KEY_BYTES_MAX = 1024
+_FILES_MAX = 10_000
 
 
 @dataclass(frozen=True)
@@ -64,35 +65,92 @@ def _shown(file: Path) -> str:
     return str(file) if str(file).isprintable() else repr(str(file))
 
 
-def check_file(file: Path, recipe: str) -> str:
-    """The key that the file is dropped under.
+@dataclass(frozen=True)
+class Drop:
+    """What is going to be uploaded: the key that starts the run, and every file with its key, in that order."""
+
+    key: str
+    files: list[tuple[Path, str]]
+
+    @property
+    def folder(self) -> str | None:
+        """The prefix of a folder drop, ending in `/`."""
+        return folder_of_drop(self.key)
+
+
+def check_drop(path: Path, recipe: str) -> Drop:
+    """Where a file, or every file of a folder, is dropped.
+
+    A folder's hidden files stay behind: those whose name, or some folder's, begins with `_` or `.`.
 
     Raises:
-        CommandError: it is no file, or its name would start nothing.
+        CommandError: there is no such file or folder, its name would start nothing, or the folder is not one dataset.
     """
-    if file.is_dir():
-        raise CommandError(f"{_shown(file)} is a folder; a drop is one file")
-    if not file.is_file():
-        raise CommandError(f"there is no file {_shown(file)}; a drop is one file")
-    if any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in file.name):
-        raise CommandError(
-            f"the file name {file.name!r} holds a line break or another letter that can't be printed; rename it"
-        )
-    key = f"drops/{recipe}/{file.name}"
+    if path.is_dir():
+        return _check_folder(path, recipe)
+    if not path.is_file():
+        raise CommandError(f"there is no file or folder {_shown(path)}")
+    _check_letters(path.name)
+    key = f"drops/{recipe}/{path.name}"
     if recipe_of_drop(key) != recipe:
-        raise CommandError(f"a file whose name starts with '_' or '.' starts no run; rename {file.name}")
+        raise CommandError(f"a file whose name starts with '_' or '.' starts no run; rename {path.name}")
+    _check_length(key)
+    return Drop(key, [(path, key)])
+
+
+def _check_folder(folder: Path, recipe: str) -> Drop:
+    name = folder.resolve().name
+    _check_letters(name)
+    prefix = f"drops/{recipe}/{name}/"
+    if not name or recipe_of_drop(prefix + SUCCESS) != recipe:
+        raise CommandError(f"a folder whose name starts with '_' or '.' starts no run; rename {_shown(folder)}")
+    files = []
+    for found in sorted(folder.rglob("*")):
+        relative = found.relative_to(folder).as_posix()
+        if found.is_dir() or is_hidden(relative):
+            continue
+        _check_letters(relative)
+        if not found.is_file():
+            raise CommandError(f"{_shown(found)} is no file; take it out of the folder")
+        if found.stat().st_size == 0:
+            raise CommandError(f"{_shown(found)} is empty; fill it or take it out of the folder")
+        _check_length(prefix + relative)
+        files.append((found, prefix + relative))
+        if len(files) > _FILES_MAX:
+            raise CommandError(f"{_shown(folder)} holds more than {_FILES_MAX:,} files; drop fewer and larger ones")
+    if not files:
+        raise CommandError(f"there are no files to drop in {_shown(folder)}")
+    given = {key.removeprefix(prefix).partition("/")[0] for _, key in files if "/" in key.removeprefix(prefix)}
+    missing = [f"{part}/" for part in PARTS if part not in given]
+    if given & set(PARTS) and missing:
+        raise CommandError(
+            f"{_shown(folder)} has no files in {' and '.join(missing)}; give all of train/, validation/ and test/, or"
+            " none of them"
+        )
+    return Drop(prefix + SUCCESS, files)
+
+
+def _check_letters(name: str) -> None:
+    if any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in name):
+        raise CommandError(
+            f"the file name {name!r} holds a line break or another letter that can't be printed; rename it"
+        )
+
+
+def _check_length(key: str) -> None:
     if len(key.encode()) > _KEY_BYTES_MAX:
-        raise CommandError(f"the name of {file.name[:40]}... is too long for an S3 key; rename it")
-    return key
+        raise CommandError(f"the name of {key.rsplit('/', 1)[-1][:40]}... is too long for an S3 key; rename it")
 
 
-def drop(stack: Stack, file: Path, recipe: RecipeChoice) -> Dropped:
+def drop(stack: Stack, path: Path, recipe: RecipeChoice) -> Dropped:
     """Upload the recipe, if it is a file, and then the dataset; the run's id is known from then on.
 
     Raises:
-        CommandError: see `check_file`.
+        CommandError: see `check_drop`; or other files of an earlier drop are in the folder already.
     """
-    key = check_file(file, recipe.name)
+    going = check_drop(path, recipe.name)
+    if going.folder is not None:
+        _check_nothing_else(stack.drop_bucket, going.folder, {key for _, key in going.files})
     client = aws.s3()
     if recipe.text is None:
         text = _recipe_text(stack.drop_bucket, recipe.name)
@@ -101,16 +159,29 @@ def drop(stack: Stack, file: Path, recipe: RecipeChoice) -> Dropped:
             Bucket=stack.drop_bucket, Key=recipe_key(recipe.name), Body=recipe.text, ContentType="application/yaml"
         )
         text = recipe.text
-    client.upload_file(str(file), stack.drop_bucket, key)
-    head = client.head_object(Bucket=stack.drop_bucket, Key=key)
-    version = head.get("VersionId")
+    for file, key in going.files:
+        client.upload_file(str(file), stack.drop_bucket, key)
+    if going.folder is not None:
+        client.put_object(Bucket=stack.drop_bucket, Key=going.key, Body=b"")
+    version = client.head_object(Bucket=stack.drop_bucket, Key=going.key).get("VersionId")
     return Dropped(
-        run_id=run_id(recipe.name, stack.drop_bucket, key, version, text.decode("utf-8", "replace")),
+        run_id=run_id(recipe.name, stack.drop_bucket, going.key, version, text.decode("utf-8", "replace")),
         recipe=recipe.name,
-        uri=f"s3://{stack.drop_bucket}/{key}",
+        uri=f"s3://{stack.drop_bucket}/{going.folder or going.key}",
         version_id=version,
-        size=head["ContentLength"],
+        size=sum(file.stat().st_size for file, _ in going.files),
     )
+
+
+def _check_nothing_else(bucket: str, folder: str, keys: set[str]) -> None:
+    """A run takes every file of its folder, so what an earlier drop left there would be taken too."""
+    for page in aws.s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder):
+        for found in page.get("Contents", ()):
+            if found["Key"] not in keys and not is_hidden(found["Key"].removeprefix(folder)):
+                raise CommandError(
+                    f"s3://{bucket}/{found['Key']} is there from an earlier drop and not in your folder, and the run"
+                    " would take it too: delete it, or rename your folder"
+                )
 
 
 def _recipe_text(bucket: str, recipe: str) -> bytes:

@@ -216,7 +216,7 @@ def execute(cloud: str | None, region: str | None, command: tuple[str, ...]) -> 
 
 
 @main.command(short_help="A whole run in an embedded cloud of its own.")
-@click.option("--dataset", type=click.Path(path_type=Path), metavar="FILE", help="Default: scikit-learn's digits.")
+@click.option("--dataset", type=click.Path(path_type=Path), metavar="PATH", help="Default: scikit-learn's digits.")
 @click.option(
     "--recipe", default="linear-learner", show_default=True, metavar="FILE-OR-NAME", help="What to make of it."
 )
@@ -240,7 +240,7 @@ def demo(dataset: Path | None, recipe: str, output: Path, json_: bool) -> None:
 
     choice = drops.choose_recipe(recipe)
     if dataset is not None:
-        drops.check_file(dataset, choice.name)
+        drops.check_drop(dataset, choice.name)
     check_output(output)
     _end_on_signals()
     _say("starting an embedded cloud", json_)
@@ -250,15 +250,18 @@ def demo(dataset: Path | None, recipe: str, output: Path, json_: bool) -> None:
     _end_with(document)
 
 
-@main.command(short_help="Drop a file, which starts a run.")
-@click.argument("file", type=click.Path(path_type=Path))
+@main.command(short_help="Drop a file or a folder, which starts a run.")
+@click.argument("dataset", type=click.Path(path_type=Path))
 @recipe_option(required=True)
 @click.option("--wait", is_flag=True, help="Follow the run to its end.")
 @report_folder
 @somewhere
 @as_json
-def drop(place: Place, file: Path, recipe: str, wait: bool, output: Path, json_: bool) -> None:
-    """Drop FILE, which starts a run. A recipe file is uploaded first, as recipes/<its name>.
+def drop(place: Place, dataset: Path, recipe: str, wait: bool, output: Path, json_: bool) -> None:
+    """Drop DATASET, a file or a folder, which starts a run. A recipe file is uploaded first, as recipes/<its name>.
+
+    A folder is one dataset of many files; train/, validation/ and test/ within it say where rows belong. Its files
+    are uploaded first, and _SUCCESS, which starts the run, behind them.
 
     The names of the built-in algorithms, linear-learner and kmeans, are recipes as they stand.
 
@@ -266,6 +269,7 @@ def drop(place: Place, file: Path, recipe: str, wait: bool, output: Path, json_:
     Examples:
       dropmill drop points.csv --recipe kmeans
       dropmill drop mnist.pkl.gz --recipe zeros.yaml --wait
+      dropmill drop july/ --recipe kmeans
       dropmill drop points.csv --recipe kmeans --stack dropmill --region eu-west-1
     """
     from dropmill_cli import drops
@@ -273,14 +277,14 @@ def drop(place: Place, file: Path, recipe: str, wait: bool, output: Path, json_:
     from dropmill_cli.stack import connect
 
     choice = drops.choose_recipe(recipe)
-    drops.check_file(file, choice.name)
+    drops.check_drop(dataset, choice.name)
     if wait:
         check_output(output)
     stack = connect(place)
     if wait:
-        _end_with(_drop_and_wait(stack, file, choice, output, json_))
+        _end_with(_drop_and_wait(stack, dataset, choice, output, json_))
         return
-    dropped = drops.drop(stack, file, choice)
+    dropped = drops.drop(stack, dataset, choice)
     if json_:
         _print_json(
             {"run_id": dropped.run_id, "recipe": dropped.recipe, "drop": dropped.uri, "version_id": dropped.version_id}

@@ -23,7 +23,8 @@ _RETRIES: Any = {"mode": "standard", "total_max_attempts": 5}
 @cache
 def _client(service: str, read_timeout: int = 30) -> Any:
     return boto3.client(
-        cast(Any, service), config=Config(retries=_RETRIES, connect_timeout=5, read_timeout=read_timeout)
+        cast(Any, service),
+        config=Config(retries=_RETRIES, connect_timeout=5, read_timeout=read_timeout, max_pool_connections=32),
     )
 
 

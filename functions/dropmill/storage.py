@@ -98,27 +98,46 @@ _BUFFER_BYTES = 64 << 10
 _ATTEMPTS = 3
 
 Span = tuple[int, int]
+Begun = dict[int, Future[bytes]]
+"""Ranges that are being fetched before they are asked for, by where they begin."""
 
 
 def opened(
-    source: ObjectVersion, *, spans: Sequence[Span] = (), name: str | None = None, range_bytes: int = RANGE_BYTES
+    source: ObjectVersion,
+    *,
+    spans: Sequence[Span] = (),
+    begun: Begun | None = None,
+    name: str | None = None,
+    range_bytes: int = RANGE_BYTES,
 ) -> BinaryIO:
     """A seekable stream of one version of an object; the caller closes it.
 
     What is read in order is fetched by ranges of `range_bytes`, one of them ahead, by a thread. `spans` are the byte
-    ranges [start, end) that will be read, if that is known: nothing much behind them is fetched then.
+    ranges [start, end) that will be read, if that is known: nothing much behind them is fetched then, and what `begin`
+    has begun to fetch of them is taken.
 
     Reading raises InvalidDrop where the version is gone or is not as long as `source` says, and ServiceUnavailable
     where S3 keeps breaking off.
     """
-    return io.BufferedReader(_Ranges(source, spans, name or source.file_name, range_bytes), _BUFFER_BYTES)
+    ranges = _Ranges(source, spans, {} if begun is None else begun, name or source.file_name, range_bytes)
+    return io.BufferedReader(ranges, _BUFFER_BYTES)
+
+
+def begin(
+    source: ObjectVersion, spans: Sequence[Span], *, name: str | None = None, range_bytes: int = RANGE_BYTES
+) -> Begun:
+    """Begin to fetch the first range of each span at once: they would be waited for one by one."""
+    ranges = _Ranges(source, spans, {}, name or source.file_name, range_bytes)
+    starts = [max(0, start - 1) for start, _ in spans]
+    return {start: _readers().submit(ranges.fetch, start, ranges.first_length(start, 0)) for start in starts}
 
 
 class _Ranges(io.RawIOBase):
     """The object as a raw stream; holds one range, the rest of the one before, and what is fetched ahead."""
 
-    def __init__(self, source: ObjectVersion, spans: Sequence[Span], name: str, range_bytes: int) -> None:
+    def __init__(self, source: ObjectVersion, spans: Sequence[Span], begun: Begun, name: str, range_bytes: int) -> None:
         super().__init__()
+        self._begun = begun
         self._source = source
         self._spans = sorted(spans)
         self._name = name
@@ -174,13 +193,19 @@ class _Ranges(io.RawIOBase):
             return
         if ahead is not None:
             ahead[1].cancel()
-        self._held = b""
-        limit = self._limit(self._position)
-        if limit is not None:
-            length = self._whole_or(self._range_bytes + _SPARE_BYTES, limit - self._position)
+        self._start, self._held = self._position, b""
+        begun = self._begun.pop(self._position, None)
+        if begun is not None:
+            self._held = begun.result()
         else:
-            length = min(max(wanted, _FIRST_BYTES if self._in_order == 1 else self._range_bytes), self._range_bytes)
-        self._start, self._held = self._position, self._fetch(self._position, length)
+            self._held = self.fetch(self._position, self.first_length(self._position, wanted))
+
+    def first_length(self, position: int, wanted: int) -> int:
+        """How much to fetch where nothing was fetched ahead."""
+        limit = self._limit(position)
+        if limit is not None:
+            return self._whole_or(self._range_bytes + _SPARE_BYTES, limit - position)
+        return min(max(wanted, _FIRST_BYTES if self._in_order <= 1 else self._range_bytes), self._range_bytes)
 
     def _look_ahead(self) -> None:
         """Fetch the next range once little is left of this one, if it is going to be read."""
@@ -195,7 +220,7 @@ class _Ranges(io.RawIOBase):
             return
         self._held = self._held[self._position - self._start :]
         self._start = self._position
-        self._ahead = end, _readers().submit(self._fetch, end, length)
+        self._ahead = end, _readers().submit(self.fetch, end, length)
 
     @staticmethod
     def _whole_or(length: int, left: int) -> int:
@@ -214,7 +239,7 @@ class _Ranges(io.RawIOBase):
             self._ahead[1].cancel()
             self._ahead = None
 
-    def _fetch(self, start: int, length: int) -> bytes:
+    def fetch(self, start: int, length: int) -> bytes:
         return _fetched(self._source, self._name, start, min(length, self._source.size - start))
 
 
@@ -262,9 +287,8 @@ def _readers() -> ThreadPoolExecutor:
 
 # Writing in parts
 
-PART_BYTES = 8 << 20
-PART_BYTES_MIN = 5 << 20
-"""S3 takes no smaller part but the last."""
+PART_BYTES = 5 << 20
+"""S3 takes no smaller part but the last, and each of a shard's files holds one in memory."""
 _PARTS_MAX = 10_000
 _PARTS_OF_A_SIZE = 1000
 """After so many parts the next are twice as large, so that 10,000 of them hold more than the 5 TB of an object."""

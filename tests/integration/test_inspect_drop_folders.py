@@ -1,12 +1,17 @@
 """Folder drops: what starts a run, which files belong to it, and what becomes of their rows."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dropmill import aws
 from dropmill.data import recordio
+from dropmill_cli import drops
+from dropmill_cli.errors import CommandError
+from dropmill_cli.stack import Stack
 
 PARTS = ("train", "validation", "test")
 
@@ -55,8 +60,13 @@ def part(stand: Any, run: str, name: str) -> np.ndarray[Any, Any]:
     """The rows of a part as a job gets them, sorted."""
     s3 = stand.client("s3")
     found = s3.list_objects_v2(Bucket=stand.artifact_bucket, Prefix=f"work/{run}/{name}/").get("Contents", [])
-    read = [recordio.read(s3.get_object(Bucket=stand.artifact_bucket, Key=o["Key"])["Body"].read()) for o in found]
-    return sorted_rows(np.concatenate([np.column_stack([features, labels]) for features, labels in read]))
+    read = []
+    for one in found:
+        body = s3.get_object(Bucket=stand.artifact_bucket, Key=one["Key"])["Body"].read()
+        features, labels = recordio.read(body)
+        assert labels is not None
+        read.append(np.column_stack([features, labels]))
+    return sorted_rows(np.concatenate(read))
 
 
 def sorted_rows(table: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -159,3 +169,28 @@ def test_problems_are_named_with_their_file(stand: Any) -> None:
     said = folder.refused()
     assert "b/c.csv, row 22, column 'c': 'x'" in said
     assert "b/c.csv, row 24, column 'b'" in said
+
+
+def test_the_command_drops_a_folder(stand: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files first, and what starts the run behind them; and nothing of an earlier drop among them."""
+    monkeypatch.setattr(aws, "s3", lambda: stand.client("s3"))
+    stack = Stack("dropmill-local", stand.cloud.endpoint_url, stand.drop_bucket, stand.artifact_bucket, "")
+    folder = tmp_path / "july"
+    for name in ("a.csv", "older/b.csv", "_SUCCESS"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(csv(rows(50, len(name))))
+    dropped = drops.drop(stack, folder, drops.RecipeChoice("kmeans"))
+    assert dropped.uri == f"s3://{stand.drop_bucket}/drops/kmeans/july/"
+    assert dropped.size == sum((folder / name).stat().st_size for name in ("a.csv", "older/b.csv"))
+    assert stand.run_of("drops/kmeans/july/_SUCCESS") == dropped.run_id
+    stand.wait_for_end(dropped.run_id)
+    assert document(stand, f"runs/{dropped.run_id}/dataset.json")["rows"] == 100
+
+    (folder / "older/b.csv").rename(folder / "older/c.csv")
+    with pytest.raises(CommandError, match=r"july/older/b\.csv is there from an earlier drop and not in your folder"):
+        drops.drop(stack, folder, drops.RecipeChoice("kmeans"))
+    stand.client("s3").delete_object(Bucket=stand.drop_bucket, Key="drops/kmeans/july/older/b.csv")
+    again = drops.drop(stack, folder, drops.RecipeChoice("kmeans"))
+    assert again.run_id != dropped.run_id
+    stand.wait_for_end(again.run_id)
+    assert document(stand, f"runs/{again.run_id}/dataset.json")["rows"] == 100

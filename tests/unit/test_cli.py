@@ -476,31 +476,86 @@ class TestRecipeChoice:
             drops.choose_recipe(str(path))
 
 
+def filled(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("a,b\n1,2\n")
+    return folder
+
+
+class TestDropFolder:
+    def test_its_keys(self, tmp_path: Path) -> None:
+        folder = filled(tmp_path / "july 1", "b.csv", "a.csv", "older/c.csv", "_SUCCESS", ".crc", "_x/d.csv", "e/.f")
+        dropped = drops.check_drop(folder, "kmeans")
+        assert dropped.key == "drops/kmeans/july 1/_SUCCESS"
+        assert dropped.folder == "drops/kmeans/july 1/"
+        assert dropped.files == [
+            (folder / name, f"drops/kmeans/july 1/{name}") for name in ("a.csv", "b.csv", "older/c.csv")
+        ]
+
+    def test_the_folder_one_is_in(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(filled(tmp_path / "july", "a.csv"))
+        assert drops.check_drop(Path(), "kmeans").key == "drops/kmeans/july/_SUCCESS"
+
+    @pytest.mark.parametrize(
+        ("name", "files", "said"),
+        [
+            ("_july", ["a.csv"], "a folder whose name starts with '_' or '.' starts no run"),
+            ("july", ["_SUCCESS", ".x/a.csv"], "there are no files to drop"),
+            ("july", ["train/a.csv", "b.csv"], "has no files in validation/ and test/; give all of"),
+            ("july", ["train/a.csv", "validation/a.csv", "test/_a.csv"], "has no files in test/; give all of"),
+            ("ju\nly", ["a.csv"], "holds a line break"),
+            ("july", ["older/two\nlines.csv"], "holds a line break"),
+            ("july", [f"{'x' * 200}/{'y' * 200}/{'z' * 200}/{'u' * 200}/{'v' * 230}"], "too long for an S3 key"),
+        ],
+    )
+    def test_that_cannot_be_dropped(self, tmp_path: Path, name: str, files: list[str], said: str) -> None:
+        folder = filled(tmp_path / name, *files)
+        with pytest.raises(CommandError, match=said):
+            drops.check_drop(folder, "kmeans")
+
+    def test_an_empty_file(self, tmp_path: Path) -> None:
+        folder = filled(tmp_path / "july", "a.csv")
+        (folder / "b.csv").touch()
+        with pytest.raises(CommandError, match=r"b\.csv is empty; fill it or take it out"):
+            drops.check_drop(folder, "kmeans")
+
+    def test_a_link_to_nothing(self, tmp_path: Path) -> None:
+        folder = filled(tmp_path / "july", "a.csv")
+        (folder / "b.csv").symlink_to(tmp_path / "nothing")
+        with pytest.raises(CommandError, match=r"b\.csv is no file"):
+            drops.check_drop(folder, "kmeans")
+
+    def test_too_many_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(drops, "_FILES_MAX", 2)
+        with pytest.raises(CommandError, match="holds more than 2 files"):
+            drops.check_drop(filled(tmp_path / "july", "a", "b", "c"), "kmeans")
+
+
 class TestDropFile:
     def test_its_key(self, tmp_path: Path) -> None:
         file = tmp_path / "points 1.csv"
         file.touch()
-        assert drops.check_file(file, "kmeans") == "drops/kmeans/points 1.csv"
+        key = "drops/kmeans/points 1.csv"
+        assert drops.check_drop(file, "kmeans") == drops.Drop(key, [(file, key)])
 
     @pytest.mark.parametrize("name", ["_points.csv", ".points.csv"])
     def test_names_that_start_no_run(self, tmp_path: Path, name: str) -> None:
         file = tmp_path / name
         file.touch()
         with pytest.raises(CommandError, match="starts no run; rename"):
-            drops.check_file(file, "kmeans")
+            drops.check_drop(file, "kmeans")
 
-    def test_a_folder_and_a_missing_file(self, tmp_path: Path) -> None:
-        with pytest.raises(CommandError, match="is a folder; a drop is one file"):
-            drops.check_file(tmp_path, "kmeans")
-        with pytest.raises(CommandError, match="there is no file"):
-            drops.check_file(tmp_path / "none.csv", "kmeans")
+    def test_a_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(CommandError, match="there is no file or folder"):
+            drops.check_drop(tmp_path / "none.csv", "kmeans")
 
     @pytest.mark.parametrize("name", ["two\nlines.csv", "bell\x07.csv"])
     def test_a_name_that_breaks_lines_is_refused(self, tmp_path: Path, name: str) -> None:
         file = tmp_path / name
         file.touch()
         with pytest.raises(CommandError, match=r"holds a line break .*; rename it") as raised:
-            drops.check_file(file, "kmeans")
+            drops.check_drop(file, "kmeans")
         assert raised.value.message.isprintable()
 
     def test_an_output_that_cannot_be_written_is_refused_before_anything_is_sent(self, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ by their hashes: data sorted by label is not trained on in that order.
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ Features = Float32Array | SparseMatrix
 Divided = tuple[Features, Float64Array | None]
 
 PIECES_AT_ONCE = 16
+OPEN_BYTES_MAX = 96 << 20
+"""What pieces may take while they are read, beyond the first: those of row groups take much more than others."""
 _PARTS = (Part.TRAIN, Part.VALIDATION, Part.TEST)  # in the order of the codes of `split`
 
 
@@ -158,23 +160,42 @@ def _in_turns(
     reading: Reading,
     progress: Sequence[Progress],
 ) -> Iterator[tuple[int, Rows]]:
-    """Some rows of each piece in turn, each with the piece's index; not more than `PIECES_AT_ONCE` are open at once."""
+    """Some rows of each piece in turn, each with the piece's index.
+
+    Not more than `PIECES_AT_ONCE` are open at once, nor more than `OPEN_BYTES_MAX` has room for.
+    """
+    reader = READERS[layout.format]
 
     def read(index: int) -> Iterator[Rows]:
         piece = pieces[index]
         file = files[piece.file]
         problems = Problems(file.name, reading.problems, index)
-        yield from READERS[layout.format].read(opened(file), file, piece, layout, problems, progress[index])
+        yield from reader.read(opened(file), file, piece, layout, problems, progress[index])
         if file.unit is not Unit.LINES:
             progress[index].stop = piece.end
 
-    waiting = iter(range(len(pieces)))
-    active = deque((index, read(index)) for index in islice(waiting, PIECES_AT_ONCE))
-    while active:
+    @cache
+    def size(index: int) -> int:
+        if not hasattr(reader, "open_bytes"):
+            return OPEN_BYTES_MAX // PIECES_AT_ONCE
+        taken: int = reader.open_bytes(opened(files[pieces[index].file]), pieces[index], layout)
+        return taken
+
+    waiting = deque(range(len(pieces)))
+    active: deque[tuple[int, Iterator[Rows]]] = deque()
+    while waiting or active:
+        while waiting and (
+            not active
+            or (
+                len(active) < PIECES_AT_ONCE
+                and sum(size(index) for index, _ in active) + size(waiting[0]) <= OPEN_BYTES_MAX
+            )
+        ):
+            index = waiting.popleft()
+            active.append((index, read(index)))
         index, rows = active.popleft()
         taken = next(rows, None)
         if taken is None:
-            active.extend((following, read(following)) for following in islice(waiting, 1))
             continue
         active.append((index, rows))
         if len(taken):

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,6 @@ from dropmill.data.checks import (
     MAX_COLUMNS,
     ClassIndex,
     Problems,
-    class_name,
     feature_columns,
     label_column,
     numbered,
@@ -37,6 +37,8 @@ from dropmill.recipe import DataOptions
 
 SLICE_BYTES = 1 << 20
 """Smaller slices cost more work for each column, larger ones memory: sixteen pieces are open at once."""
+WIDE_COLUMNS = 2000
+"""From so many on, pyarrow's work and memory for each column outweigh those for each cell."""
 
 _SCAN_BYTES = 4 << 20
 _ONE_BLOCK = 4 * lines.MAX_LINE_BYTES  # more than any slice
@@ -144,18 +146,20 @@ def _slices(
     file: OpenFile, layout: Layout, piece: Piece, progress: Progress, *, divided: bool
 ) -> Iterator[lines.Slice]:
     """The rows of a piece, or all of a file that isn't divided, in slices; without what is blank, BOM and names."""
-    with file.open() as source:
-        if divided:
-            found = lines.slices(source, piece, progress, file.name, slice_bytes=SLICE_BYTES)
-            if piece.start == 0 and (first := next(found, None)):
-                found = chain([replace(first, data=first.data.removeprefix(heads.BOM))], found)
-            yield from (part for part in found if not part.data.isspace() and part.data)
-            return
-        with unpacked(source, file.name, gzipped=layout.gzipped) as stream:
-            found = _slices_of_rows(stream, progress, file.name)
-            if layout.header and (first := next(found, None)):
-                found = chain([_behind_names(first, layout, file.name)], found)
-            yield from (part for part in found if not part.data.isspace() and part.data)
+    if divided:
+        found = lines.of_piece(file, piece, progress, gzipped=False, slice_bytes=SLICE_BYTES)
+        yield from filter(_is_not_blank, found)
+        return
+    with file.open() as source, unpacked(source, file.name, gzipped=layout.gzipped) as stream:
+        found = _slices_of_rows(stream, progress, file.name)
+        if layout.header and (first := next(found, None)):
+            found = chain([_behind_names(first, layout, file.name)], found)
+            del first
+        yield from filter(_is_not_blank, found)
+
+
+def _is_not_blank(part: lines.Slice) -> bool:
+    return bool(part.data) and not part.data.isspace()
 
 
 def _slices_of_rows(stream: Readable, progress: Progress, file_name: str) -> Iterator[lines.Slice]:
@@ -219,6 +223,8 @@ class _Parser:
         """The features [n, d] and the labels [n]; None if only a look at each cell could tell."""
         if not self._is_plain(data):
             return None
+        if self._columns >= WIDE_COLUMNS and (table := self._wide_table(data)):
+            return table
         batch = None
         if self._whole_numbers and _may_be_whole_numbers(data):
             batch = self._batch(data, pa.int32())
@@ -236,6 +242,31 @@ class _Parser:
         features = self._floats(batch)
         return None if features is None else (features, labels)
 
+    def _wide_table(self, data: bytes) -> tuple[Float32Array, Float64Array | None] | None:
+        """The same of rows that hold nothing but numbers, each cell of which is read as if it were a row."""
+        delimiter = self._delimiter.encode()
+        if b'"' in data or self.classes is not None or not _all_rows_have(data, self._columns, delimiter):
+            return None
+        data = data.replace(delimiter, b"\n")
+        options = csv.ReadOptions(use_threads=False, block_size=_ONE_BLOCK, column_names=["0"])
+        parse_options = csv.ParseOptions(ignore_empty_lines=False)
+        table = None
+        if _may_be_whole_numbers(data):
+            table = _table(data, options, parse_options, self._convert_options({"0": pa.int32()}))
+        if table is None:
+            table = _table(data, options, parse_options, self._convert_options({"0": pa.float64()}))
+        if table is None:
+            return None
+        numbers = table.column(0).to_numpy().reshape(-1, self._columns)
+        labels = None
+        if self._label is not None:
+            labels = _finite(numbers[:, int(self._label)].astype(np.float64))
+            if labels is None:
+                return None
+        wanted = [int(name) for name in self._features]
+        features = self._cast(numbers if len(wanted) == self._columns else numbers[:, wanted])
+        return None if features is None else (features, labels)
+
     def label_cells(self, data: bytes) -> Float64Array | list[str] | None:
         """The labels as numbers or names of classes; None if only a look at each cell could tell."""
         if self._label is None or not self._is_plain(data):
@@ -246,14 +277,13 @@ class _Parser:
         table = self._parsed(data, {self._label: _TEXTS})
         if table is None:
             return None
-        names = []
-        for chunk in table.column(0).chunks:
-            texts = [text.strip() for text in chunk.dictionary.to_pylist()]
-            if any(cells.wrong_with_label(text) for text in texts):
-                return None
-            known = [class_name(text) for text in texts]
-            names += [known[index] for index in chunk.indices.to_pylist()]
-        return names
+        column = table.column(0).combine_chunks()
+        texts = [text.strip() for text in column.dictionary.to_pylist()]
+        if any(cells.wrong_with_label(text) for text in texts):
+            return None
+        known = cells.label_cells(texts)
+        indexes = column.indices.to_numpy()
+        return [known[index] for index in indexes] if isinstance(known, list) else known[indexes]
 
     def _batch(self, data: bytes, kind: pa.DataType) -> pa.RecordBatch | None:
         """The features and then the label; the features are all of one kind."""
@@ -264,21 +294,16 @@ class _Parser:
         return None if table is None or not table.num_rows else table.to_batches()[0]
 
     def _parsed(self, data: bytes, types: dict[str, pa.DataType]) -> pa.Table | None:
-        try:
-            return csv.read_csv(
-                pa.BufferReader(data),
-                read_options=self._read_options,
-                parse_options=csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=not self._divided),
-                convert_options=csv.ConvertOptions(
-                    column_types=types,
-                    include_columns=list(types),
-                    null_values=_MISSING if self._fill else [],
-                    quoted_strings_can_be_null=self._columns > 1,  # else it may be a blank line
-                    check_utf8=True,
-                ),
-            )
-        except pa.ArrowInvalid:
-            return None
+        parse_options = csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=not self._divided)
+        return _table(data, self._read_options, parse_options, self._convert_options(types))
+
+    def _convert_options(self, types: dict[str, pa.DataType]) -> csv.ConvertOptions:
+        return csv.ConvertOptions(
+            column_types=types,
+            include_columns=list(types),
+            null_values=_MISSING if self._fill else [],
+            quoted_strings_can_be_null=self._columns > 1,  # else it may be a blank line
+        )
 
     def _floats(self, batch: pa.RecordBatch) -> Float32Array | None:
         """The features as float32, by way of float64, so that any format gives the same; None if some are beyond it."""
@@ -286,8 +311,11 @@ class _Parser:
             numbers = batch.to_tensor(row_major=True).to_numpy()
         except pa.ArrowTypeError:  # there are missing values, to be filled
             numbers = batch.to_tensor(null_to_nan=True, row_major=True).to_numpy()
+        return self._cast(numbers)
+
+    def _cast(self, numbers: NDArray[Any]) -> Float32Array | None:
         with np.errstate(over="ignore"):
-            features: Float32Array = numbers.astype(np.float32)
+            features: Float32Array = numbers.astype(np.float32, order="C")
         if numbers.dtype.kind == "i":
             return features
         size = np.abs(features)
@@ -308,6 +336,21 @@ class _Parser:
         if self._fill and b"(" in data and _NAN_OF_C.search(data):
             return False
         return b'"' not in data or _well_quoted(data, ord(self._delimiter), divided=self._divided)
+
+
+def _table(
+    data: bytes, read_options: csv.ReadOptions, parse_options: csv.ParseOptions, convert_options: csv.ConvertOptions
+) -> pa.Table | None:
+    """The columns that the options tell; None if there is anything in them but what they say."""
+    try:
+        return csv.read_csv(pa.BufferReader(data), read_options, parse_options, convert_options)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _all_rows_have(data: bytes, columns: int, delimiter: bytes) -> bool:
+    """Whether every line has this number of cells, none of them being in quotation marks."""
+    return all(line.count(delimiter) == columns - 1 for line in data.removesuffix(b"\n").split(b"\n"))
 
 
 def _may_be_whole_numbers(data: bytes) -> bool:

@@ -6,7 +6,6 @@ import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
@@ -66,7 +65,7 @@ def rows(part: Slice, delimiter: str, problems: Problems, *, quoted_line_ends: b
             at += 1
             continue
         begin = at
-        reader = csv.reader((line + "\n" for line in islice(lines, at, at + step)), delimiter=delimiter, strict=True)
+        reader = csv.reader([line + "\n" for line in lines[at : at + step]], delimiter=delimiter, strict=True)
         try:
             for cells in reader:
                 behind = at + reader.line_num

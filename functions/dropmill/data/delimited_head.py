@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -19,6 +20,7 @@ DELIMITERS = (",", "\t", ";", "|")
 
 _FIRST_BYTES = 64 << 10
 _SAMPLE_ROWS = 20
+_SAMPLE_CELLS = 20_000
 _WHOLE_NUMBER = re.compile(r"[0-9]+")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+(?:[.'][0-9]{3})*,[0-9]+")
 
@@ -116,18 +118,24 @@ def _first_lines(stream: Readable, file_name: str, options: DataOptions) -> tupl
 
 
 def _rows(part: Slice, delimiter: str, problems: Problems, most: int) -> list[Row]:
-    try:
-        found = rows(part, delimiter, problems, quoted_line_ends=True)
-        return [row for row in islice(found, most) if row.cells is not None]
-    except TooManyProblems:
-        return []
+    """Up to `most` rows, or two if these hold many cells."""
+    found: list[Row] = []
+    count = 0
+    with suppress(TooManyProblems):
+        for row in rows(part, delimiter, problems, quoted_line_ends=True):
+            if row.cells is not None:
+                found.append(row)
+                count += len(row.cells)
+            if len(found) == most or (len(found) > 1 and count > _SAMPLE_CELLS):
+                break
+    return found
 
 
 def _sample(part: Slice, delimiter: str, file_name: str) -> list[Row]:
     """The first rows; at least one."""
     problems = Problems(file_name, [])
     found = _rows(part, delimiter, problems, _SAMPLE_ROWS)
-    if not found or (problems.found and (problems.found[0].problem.row or 0) < found[0].line):
+    if len(found) < 2 or any((one.problem.row or 0) < found[0].line for one in problems.found):
         problems.raise_any()
     if not found:
         refuse(file_name, "the file is empty")
@@ -158,7 +166,7 @@ def _is_value(cell: str, delimiter: str) -> bool:
 def _refuse_spaces(file_name: str, row: Row) -> None:
     pieces = (row.cells or [""])[0].split()
     if len(pieces) > 1 and all(NUMBER.fullmatch(piece) for piece in pieces):
-        refuse(file_name, "the columns seem to be separated by spaces: save it with commas", row=row.line)
+        refuse(file_name, "the columns seem to be separated by spaces: save it with commas")
 
 
 def _names(first: Sequence[str], second: Sequence[str] | None) -> list[int]:

@@ -1,7 +1,7 @@
 """JSON Lines: on each line an object (`{"label": 3, "width": 0.5}`) or an array of numbers (`[3, 0.5]`).
 
 The keys of the first line are the columns, in its order; the columns of arrays are numbered. Where missing values are
-filled in, and for keys that the recipe drops, the keys of the first thousand lines count, in the order of their coming. A
+filled in, and for keys that the recipe drops, the first thousand lines count, in the order in which keys come up. A
 key may hold an array of numbers: `"pixels": [0, 9]` makes the columns `pixels.0` and `pixels.1`, which may also be
 written as keys of their own. Where the recipe drops such a key (`drop_columns: [pixels]`), it is one column.
 
@@ -17,11 +17,11 @@ read line by line, to name what is wrong.
 
 import json
 import math
-import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any, NoReturn
 
 import numpy as np
@@ -45,27 +45,23 @@ from dropmill.data.checks import (
     refuse,
     shortened,
 )
-from dropmill.data.rows import ROWS_BYTES, Float32Array, Float64Array, Look, OpenFile, Progress, Rows
+from dropmill.data.delimited_cells import MISSING_VALUE, NUMBER, TEXT_CELL, TEXT_LABEL, wrong_with_label
+from dropmill.data.rows import ROWS_BYTES, Float64Array, Look, OpenFile, Progress, Rows
 from dropmill.recipe import DataOptions
 
 MAX_LINE_BYTES = 4 << 20
 MAX_LABEL_CHARACTERS = 256
 
-_SLICE_BYTES = 1 << 20
+_SLICE_BYTES = 1 << 19
 _LOOK_LINES = 1000
 _LINE = "line"  # the key under which a line that is an array is parsed
 _FLOAT = pa.float64()
 _FLOATS = pa.list_(_FLOAT)
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 _ONE_LINE_EACH = "write one object on each line (JSON Lines); pandas does with to_json(orient='records', lines=True)"
-_TEXT_CELL = "is not a number: mend the cell, or list the column under drop_columns"
 _NUMBER_AS_TEXT = "is text: write the number without quotation marks, or list the column under drop_columns"
-_TEXT_LABEL = "is not a number, and a label must be one"
 _LONG_LABEL = f"is longer than {MAX_LABEL_CHARACTERS} characters: a label must be a number or the name of a class"
 _NESTED = "holds an array or an object: write a number, or list the column under drop_columns"
-_NULL = "stands for a missing value: fill it in, or leave the row out"
-_EMPTY = "the cell is empty: fill it in, or leave the row out"
 _ABSENT_KEY = "the row has no such key: fill it in, or leave the row out"
 _UNKNOWN_KEY = "the first line of the file has no such key: add it there (null will do), or take it out here"
 _KEY_TWICE = "the key stands twice on the line: keep one"
@@ -161,17 +157,16 @@ def read(
         classes=None if layout.classes is None else ClassIndex(layout.classes),
     )
     rows_at_once = max(1, 2 * ROWS_BYTES // (4 * layout.feature_dim))
-    for part in _slices(file, piece, progress, gzipped=layout.gzipped):
-        for some in _cut(part, rows_at_once):
-            table = _table(some, wanted, problems)
-            progress.rows += table.seen
-            labels = table.labels
-            assert not isinstance(labels, list)  # noqa: S101  # said to the type checker; only `any_label` lets texts in
-            yield Rows(_float32(table.features), labels)
 
+    def rows(part: lines.Slice) -> Rows:
+        table = _table(part, wanted, problems)
+        progress.rows += table.seen
+        assert not isinstance(table.labels, list)  # noqa: S101  # said to the type checker: only `any_label` lets texts in
+        return Rows(table.features.astype(np.float32), table.labels)
 
-def _float32(features: Float64Array) -> Float32Array:
-    return features.astype(np.float32)
+    parts = _slices(file, piece, progress, gzipped=layout.gzipped)
+    # Mapped, so that nothing is kept of rows while other pieces have their turns.
+    return map(rows, chain.from_iterable(_cut(part, rows_at_once) for part in parts))
 
 
 def _all_of(file: OpenFile) -> Piece:
@@ -470,8 +465,7 @@ def _label_cells(batch: Any, keys: list[str]) -> Float64Array | list[str] | None
             texts: list[str] = cells.to_pylist()
             return texts
         if pa.types.is_floating(cells.type):
-            numbers: Float64Array = cells.to_numpy(zero_copy_only=False)
-            return numbers
+            return _numbers(cells)
     return None
 
 
@@ -479,10 +473,16 @@ def _array_cells(rows: Any, count: int) -> Float64Array | None:
     """The cells of a column of arrays [n, count]; None if any array is missing or of another length."""
     if rows.null_count or not pa.types.is_list(rows.type) or not pa.types.is_floating(rows.type.value_type):
         return None
-    if (np.diff(rows.offsets.to_numpy()) != count).any():
+    if (np.diff(np.from_dlpack(rows.offsets)) != count).any():
         return None
-    cells: Float64Array = rows.flatten().to_numpy(zero_copy_only=False)
-    return cells.reshape(-1, count)
+    return _numbers(rows.flatten()).reshape(-1, count)
+
+
+def _numbers(cells: Any) -> Float64Array:
+    """A column [n] with NaN where a value is missing. Not by its `to_numpy`, which loads pandas where it is installed."""
+    batch = pa.RecordBatch.from_arrays([cells], ["cells"])
+    numbers: Float64Array = batch.to_tensor(null_to_nan=True).to_numpy()
+    return numbers.reshape(-1)
 
 
 def _label_values(labels: Float64Array | list[str], wanted: _Wanted) -> Float64Array | list[str] | None:
@@ -492,15 +492,17 @@ def _label_values(labels: Float64Array | list[str], wanted: _Wanted) -> Float64A
             return None
         indexes = labels if wanted.classes is None else wanted.classes.of(labels)
         return None if np.isnan(indexes).any() else indexes
-    different = sorted(set(labels))
-    if any(_wrong_with_text_label(label) is not None for label in different):
+    different = list(dict.fromkeys(labels))
+    if any(len(label) > MAX_LABEL_CHARACTERS for label in different):
         return None
-    if wanted.any_label and not all(map(_NUMBER.fullmatch, different)):
-        return labels
-    if wanted.classes is not None:
-        values = wanted.classes.of(different).tolist() if different else []
+    if wanted.classes is not None and different:
+        values = wanted.classes.of(different).tolist()
+    elif any(_wrong_with_text_label(label) is not None for label in different):
+        return None
+    elif all(map(NUMBER.fullmatch, different)):
+        values = [float(label) for label in different]
     else:
-        values = [float(label) if _NUMBER.fullmatch(label) else math.nan for label in different]
+        return labels if wanted.any_label else None
     if any(map(math.isnan, values)):
         return None
     known = dict(zip(different, values, strict=True))
@@ -508,12 +510,8 @@ def _label_values(labels: Float64Array | list[str], wanted: _Wanted) -> Float64A
 
 
 def _wrong_with_text_label(label: str) -> str | None:
-    """Why this text can't be the label of any row."""
-    if not label.strip():
-        return _EMPTY
-    if len(label) > MAX_LABEL_CHARACTERS:
-        return _LONG_LABEL
-    return BEYOND_FLOAT32 if _NUMBER.fullmatch(label) and abs(float(label)) > FLOAT32_MAX else None
+    """Why this text can be no label of any kind."""
+    return _LONG_LABEL if len(label) > MAX_LABEL_CHARACTERS else wrong_with_label(label.strip())
 
 
 # Line by line
@@ -619,13 +617,13 @@ def _wrong_with(cell: Any) -> tuple[str | None, str]:
     if cell is _ABSENT:
         return None, _ABSENT_KEY
     if cell is None:
-        return "null", _NULL
+        return "null", MISSING_VALUE
     if isinstance(cell, _Constant):
         return str(cell), NOT_FINITE
     if isinstance(cell, float | _TooLarge):
         return f"{cell:.6g}" if isinstance(cell, float) else str(cell), BEYOND_FLOAT32
     if isinstance(cell, str):
-        return _sound(cell), _NUMBER_AS_TEXT if _NUMBER.fullmatch(cell.strip()) else _TEXT_CELL
+        return _sound(cell), _NUMBER_AS_TEXT if NUMBER.fullmatch(cell.strip()) else TEXT_CELL
     return None, _NESTED
 
 
@@ -638,7 +636,7 @@ def _label(cell: Any, row: int, wanted: _Wanted, problems: Problems) -> float | 
     if isinstance(cell, str) and not isinstance(cell, _Constant | _TooLarge):
         cell = _sound(cell)
         values = _label_values([cell], wanted)
-        rule = _wrong_with_text_label(cell) or (_TEXT_LABEL if wanted.classes is None else UNKNOWN_CLASS)
+        rule = _wrong_with_text_label(cell) or (TEXT_LABEL if wanted.classes is None else UNKNOWN_CLASS)
     elif isinstance(cell, float) and abs(cell) <= FLOAT32_MAX:
         values = _label_values(np.array([cell]), wanted)
         value, rule = class_name(cell), UNKNOWN_CLASS

@@ -36,6 +36,7 @@ from dropmill.data.checks import (
     refuse,
     shortened,
 )
+from dropmill.data.delimited_cells import TEXT_LABEL, wrong_with_label
 from dropmill.data.recordio import SparseMatrix
 from dropmill.data.rows import Float64Array, Look, OpenFile, Progress, Rows
 from dropmill.recipe import DataOptions
@@ -45,7 +46,7 @@ MAX_LABEL_BYTES = 256
 
 Int64Array = NDArray[np.int64]
 
-_SLICE_BYTES = 1 << 20
+_SLICE_BYTES = 1 << 19
 _WIDTH_OPTION = "hyperparameters.feature_dim"
 _LABEL = "label"  # what messages call it; no column has a name here
 _SPACES = bytes.maketrans(b" \t\r\v\f", b"\n" * 5)
@@ -59,7 +60,6 @@ _SEVERAL = re.compile(rb"[^,]+(?:,[^,]+)+")
 _NO_LABEL = "stands where the label should: begin the line with the label"
 _SEVERAL_LABELS = "is more than one label, and a row can have only one: keep one, or drop one file for each label"
 _LONG_LABEL = f"is longer than {MAX_LABEL_BYTES} bytes: a label must be a number or the name of a class"
-_TEXT_LABEL = "is not a number, and a label must be one"
 _TEXT_VALUE = "is not a number: mend the value, or leave the column out of the line"
 _RANKING = "is for rankings, which can't be learned here: take the qid out of all lines"
 _NO_PAIR = "is not of the form index:value: mend it, or take it out"
@@ -166,10 +166,14 @@ def read(
         width=layout.feature_dim,
         classes=None if layout.classes is None else ClassIndex(layout.classes),
     )
-    for part in _slices(file, piece, progress, gzipped=layout.gzipped):
+
+    def rows(part: lines.Slice) -> Rows:
         checked = _checked(part, rules, problems)
         progress.rows += checked.seen
-        yield Rows(checked.features, checked.labels)
+        return Rows(checked.features, checked.labels)
+
+    # Mapped, so that nothing is kept of a slice while other pieces have their turns.
+    return map(rows, _slices(file, piece, progress, gzipped=layout.gzipped))
 
 
 def _all_of(file: OpenFile) -> Piece:
@@ -181,8 +185,11 @@ def _slices(file: OpenFile, piece: Piece, progress: Progress, *, gzipped: bool) 
     found = lines.of_piece(
         file, piece, progress, gzipped=gzipped, slice_bytes=_SLICE_BYTES, max_line_bytes=MAX_LINE_BYTES
     )
-    for part in found:
-        yield replace(part, data=_COMMENT.sub(b"", part.data)) if b"#" in part.data else part
+    return map(_without_comments, found)
+
+
+def _without_comments(part: lines.Slice) -> lines.Slice:
+    return replace(part, data=_COMMENT.sub(b"", part.data)) if b"#" in part.data else part
 
 
 def _numbered(part: lines.Slice) -> Iterator[tuple[int, bytes]]:
@@ -239,7 +246,9 @@ def _parse_pairs(data: bytes, count: int) -> tuple[Int64Array, Float64Array] | N
         return None
     if table.num_rows != count:
         return None
-    return table["index"].to_numpy().astype(np.int64), table["value"].to_numpy()
+    # Not by `to_numpy`, which loads pandas where that is installed.
+    indexes, values = (np.from_dlpack(column.combine_chunks()) for column in table.columns)
+    return indexes.astype(np.int64), values
 
 
 def _checked_at_once(found: _Lines, rules: _Rules) -> _Checked | None:
@@ -333,7 +342,7 @@ def _pair(token: bytes, row: int, rules: _Rules, problems: Problems) -> tuple[in
         most = f"the last column is {last}: mend the line, or raise {_WIDTH_OPTION}"
         problems.add(_TOO_MANY if last >= MAX_SPARSE_COLUMNS else most, row=row, column=name)
         return None
-    number = float(cell) if _NUMBER.fullmatch(cell) else math.nan
+    number = _number(cell)
     if abs(number) <= FLOAT32_MAX:
         return column, number
     rule = _TEXT_VALUE
@@ -357,14 +366,14 @@ def _check_once(indexes: "array[int]", rules: _Rules, row: int, problems: Proble
 def _label_values(labels: Sequence[bytes], rules: _Rules) -> Float64Array | None:
     """The labels as rows have them; None if there is something wrong with any."""
     different = list(dict.fromkeys(labels))
-    if any(_wrong_with_label(label) is not None for label in different):
+    if any(b":" in label or len(label) > MAX_LABEL_BYTES for label in different):
         return None
     if not rules.labels or not different:
         return np.zeros(len(labels), dtype=np.float64)
-    if rules.classes is None:
-        values = [float(label) if _NUMBER.fullmatch(label) else math.nan for label in different]
-    else:
+    if rules.classes is not None:
         values = rules.classes.of([_text(label) for label in different]).tolist()
+    else:
+        values = [math.nan if _wrong_with_label(label) else _number(label) for label in different]
     if any(map(math.isnan, values)):
         return None
     known = dict(zip(different, values, strict=True))
@@ -386,7 +395,7 @@ def _label_value(label: bytes, row: int, rules: _Rules, problems: Problems) -> f
     values = _label_values([label], rules)
     if values is not None:
         return float(values[0])
-    rule = _wrong_with_label(label) or (_TEXT_LABEL if rules.classes is None else UNKNOWN_CLASS)
+    rule = _wrong_with_label(label) or (TEXT_LABEL if rules.classes is None else UNKNOWN_CLASS)
     problems.add(rule, row=row, column=_LABEL, value=_text(label))
     return math.nan
 
@@ -395,13 +404,16 @@ def _wrong_with_label(label: bytes) -> str | None:
     """Why this can't be the label of any row."""
     if b":" in label:
         return _NO_LABEL
-    if _SEVERAL.fullmatch(label):
-        return _SEVERAL_LABELS
     if len(label) > MAX_LABEL_BYTES:
         return _LONG_LABEL
-    if _NOT_A_NUMBER.fullmatch(label):
-        return NOT_FINITE
-    return BEYOND_FLOAT32 if _NUMBER.fullmatch(label) and abs(float(label)) > FLOAT32_MAX else None
+    if _SEVERAL.fullmatch(label):
+        return _SEVERAL_LABELS
+    return wrong_with_label(_text(label))
+
+
+def _number(token: bytes) -> float:
+    """The finite number that is written, or infinity for one beyond float64; NaN if it is none."""
+    return float(token) if _NUMBER.fullmatch(token) else math.nan
 
 
 def _text(token: bytes) -> str:

@@ -2,21 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO, NoReturn, Protocol
+from itertools import chain
+from typing import BinaryIO, NoReturn
 
 from dropmill.contracts import Piece
 from dropmill.data.checks import refuse
 from dropmill.data.rows import OpenFile, Progress
-from dropmill.data.unpacked import unpacked
+from dropmill.data.unpacked import Readable, unpacked
 
 MAX_LINE_BYTES = 32 << 20
 SLICE_BYTES = 2 << 20
 
 _UTF8_MARK = b"\xef\xbb\xbf"
-
-
-class Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,14 @@ def of_piece(
             found = whole_slices(whole, progress, file.name, **limits)
         else:
             found = slices(stream, piece, progress, file.name, **limits)
-        for number, part in enumerate(found):
-            first = number == 0 and (gzipped or piece.start == 0)
-            yield replace(part, data=part.data.removeprefix(_UTF8_MARK)) if first else part
+        yield from _without_mark(found) if gzipped or piece.start == 0 else found
+
+
+def _without_mark(found: Iterator[Slice]) -> Iterator[Slice]:
+    first = next(found, None)
+    if first is None:
+        return found
+    return chain([replace(first, data=first.data.removeprefix(_UTF8_MARK))], found)
 
 
 def slices(
@@ -75,12 +77,11 @@ def slices(
         if not read:
             break
         at += len(read)
-        data = rest + read
-        cut = data.rfind(b"\n") + 1
-        rest = data[cut:]
-        if cut:
-            progress.stop += cut
-            yield _taken(data[:cut], progress)
+        found, rest = _cut(rest, read, progress)
+        del read  # what is needed no more is not kept while other pieces have their turns
+        if found:
+            progress.stop += len(found[0].data)
+            yield found.pop()
         if len(rest) > max_line_bytes:
             _refuse_long_line(file_name, max_line_bytes, progress)
     if rest:
@@ -105,15 +106,21 @@ def whole_slices(
     """
     rest = b""
     while read := stream.read(slice_bytes):
-        data = rest + read
-        cut = data.rfind(b"\n") + 1
-        rest = data[cut:]
-        if cut:
-            yield _taken(data[:cut], progress)
+        found, rest = _cut(rest, read, progress)
+        if found:
+            yield found.pop()
         if len(rest) > max_line_bytes:
             _refuse_long_line(file_name, max_line_bytes, progress)
     if rest:
         yield _taken(rest, progress)
+
+
+def _cut(rest: bytes, read: bytes, progress: Progress) -> tuple[list[Slice], bytes]:
+    """The whole lines of what has been read, if there are any, and what follows them."""
+    end = read.rfind(b"\n") + 1
+    if not end:
+        return [], rest + read
+    return [_taken(b"".join((rest, memoryview(read)[:end])), progress)], read[end:]
 
 
 def _refuse_long_line(file_name: str, max_line_bytes: int, progress: Progress) -> NoReturn:

@@ -56,6 +56,7 @@ _MAGIC = b"PAR1"
 _ENCRYPTED_MAGIC = b"PARE"
 _WINDOW_BYTES = (64 << 10, 1 << 20)
 _BATCH_ROWS_MIN = 16
+_OPEN_PAGES_BYTES = 2 << 20  # of a column: a dictionary and a page, as large as most writers make them
 _LABEL_ROWS = 1 << 16
 _PANDAS_INDEX = re.compile(r"__index_level_[0-9]+__")
 
@@ -277,8 +278,7 @@ def _batches(
     stream: BinaryIO, file: OpenFile, directory: _Directory, groups: Iterable[int], columns: _Columns, rows: int
 ) -> Iterator[Any]:
     """Record batches of up to `rows` rows of the wanted columns, of one row group after the other."""
-    names = set(columns.names)
-    wanted = [index for index, path in enumerate(directory.paths) if path in names or _belongs(path, names)]
+    wanted = _wanted(directory, columns)
     for group in groups:
         count = directory.groups.rows[group]
         if count == 0:
@@ -286,7 +286,7 @@ def _batches(
         places = directory.groups.chunks[group, wanted].tolist()
         chunks = [
             Chunk(directory.paths[index], start, end, values)
-            for index, (start, end, values) in zip(wanted, places, strict=True)
+            for index, (start, end, values, _) in zip(wanted, places, strict=True)
         ]
         fetched = sum(chunk.end - chunk.start for chunk in chunks) <= FETCHED_BYTES and rows > 1
         low, high = _WINDOW_BYTES
@@ -309,8 +309,15 @@ def _batches(
             seen += batch.num_rows
             yield batch.select(columns.names)
             del batch
+        del found, parquet  # what they hold, before the next row group is fetched
         if seen != count:
             refuse(file.name, f"row group {group} holds {seen} rows, and should hold {count}: {DAMAGED}")
+
+
+def _wanted(directory: _Directory, columns: _Columns) -> list[int]:
+    """Which columns are read, among those that are stored."""
+    names = set(columns.names)
+    return [index for index, path in enumerate(directory.paths) if path in names or _belongs(path, names)]
 
 
 def _belongs(path: str, names: set[str]) -> bool:
@@ -367,6 +374,20 @@ def read(
             first += count
 
 
+def open_bytes(file: OpenFile, piece: Piece, layout: Layout) -> int:
+    """About how much memory a piece takes while it is read: what is fetched, and the open pages of each column."""
+    with file.open() as stream:
+        directory = _directory(stream, file)
+    chunks = directory.groups.chunks[
+        piece.start : piece.end, _wanted(directory, _columns(directory, layout, file.name))
+    ]
+    if not chunks.size:
+        return BATCH_BYTES
+    fetched = np.minimum((chunks[:, :, 1] - chunks[:, :, 0]).sum(axis=1), FETCHED_BYTES)
+    pages = np.clip(chunks[:, :, 3], 0, _OPEN_PAGES_BYTES).sum(axis=1)
+    return BATCH_BYTES + int((fetched + pages).max())
+
+
 def _rows(
     batch: Any, columns: _Columns, layout: Layout, classes: ClassIndex | None, first: int, problems: Problems
 ) -> Rows:
@@ -400,7 +421,7 @@ def _matrix(columns: Sequence[Any]) -> tuple[NDArray[Any], _Mask | None]:
     """Columns of numbers as a matrix [n, d], NaN for null; and where nulls are, if any."""
     nulls = None
     if any(column.null_count for column in columns):
-        nulls = np.column_stack([column.is_null().to_numpy(zero_copy_only=False) for column in columns])
+        nulls = np.column_stack([_nulls(column) for column in columns])
     kinds = {column.type for column in columns}
     if nulls is not None or len(kinds) > 1 or not _fits_float32(next(iter(kinds))):
         columns = [_as_float64(column) for column in columns]
@@ -421,9 +442,24 @@ def _as_float64(column: Any) -> Any:
     return column.cast(pa.float64(), safe=False)
 
 
+def _nulls(column: Any) -> _Mask:
+    """Where nulls are."""
+    return _array(column.is_null().cast(pa.uint8())).view(np.bool_)
+
+
+def _array(column: Any) -> NDArray[Any]:
+    """A column of numbers as an array, NaN for null. By its buffer: pyarrow's own way loads pandas if there is one."""
+    if column.null_count:
+        column = pc.fill_null(column, np.nan)
+    kind = np.dtype(column.type.to_pandas_dtype())
+    if not len(column):
+        return np.empty(0, dtype=kind)
+    return np.frombuffer(column.buffers()[1], dtype=kind)[column.offset : column.offset + len(column)]
+
+
 def _full_lists(lists: Any, columns: _Columns, layout: Layout, first: int, problems: Problems) -> _Mask:
     """Which rows hold a list of the right length; nulls do where missing values are filled."""
-    lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
+    lengths = _array(pc.fill_null(pc.list_value_length(lists), -1))
     good: _Mask = lengths == columns.list_width
     name = shortened(columns.features[0])
     if layout.fill is not None:
@@ -436,13 +472,13 @@ def _full_lists(lists: Any, columns: _Columns, layout: Layout, first: int, probl
 
 def _list_matrix(lists: Any, width: int, good: _Mask) -> tuple[NDArray[Any], _Mask | None]:
     """Lists as a matrix [n, width], NaN for null and zero in rows that are not good; and where nulls are, if any."""
-    present = good & lists.is_valid().to_numpy(zero_copy_only=False)
+    present = good & ~_nulls(lists)
     whole = bool(present.all())
     values = (lists if whole else lists.filter(pa.array(present))).flatten()
-    nulls = values.is_null().to_numpy(zero_copy_only=False).reshape(-1, width) if values.null_count else None
+    nulls = _nulls(values).reshape(-1, width) if values.null_count else None
     if nulls is not None or not _fits_float32(values.type):
         values = _as_float64(values)
-    matrix: NDArray[Any] = values.to_numpy(zero_copy_only=False).reshape(-1, width)
+    matrix = _array(values).reshape(-1, width)
     if whole:
         return matrix, nulls
     every = np.zeros((len(good), width), dtype=np.float64)
@@ -485,14 +521,12 @@ def _number_labels(
     cells: Any, first: int, name: str, classes: ClassIndex | None, problems: Problems
 ) -> tuple[Float64Array, _Mask]:
     numbers = _as_float64(cells)
-    missing: _Mask = numbers.is_null().to_numpy(zero_copy_only=False)
-    return number_targets(numbers.to_numpy(zero_copy_only=False), missing, first, name, classes, problems)
+    return number_targets(_array(numbers), _nulls(numbers), first, name, classes, problems)
 
 
 def _distinct(cells: Any) -> tuple[list[str], NDArray[np.intp]]:
     """The texts of a column, each once, and which of them stands where; an empty text for a null."""
     coded = cells if pa.types.is_dictionary(cells.type) else cells.dictionary_encode()
-    indexes = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.intp)
+    indexes = _array(coded.indices.fill_null(-1)).astype(np.intp)
     used, places = np.unique(indexes, return_inverse=True)
-    texts = coded.dictionary.take(pa.array(used[used >= 0])).to_pylist()
-    return [*([""] if used[:1] == -1 else []), *(text or "" for text in texts)], places
+    return ["" if index < 0 else coded.dictionary[index].as_py() or "" for index in used.tolist()], places

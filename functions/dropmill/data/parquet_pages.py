@@ -39,7 +39,8 @@ _INDEX_PAGE, _DICTIONARY_PAGE = 1, 2
 _FILE_ROWS, _FILE_ROW_GROUPS = 3, 4
 _GROUP_COLUMNS, _GROUP_ROWS = 1, 3
 _CHUNK_METADATA = 3
-_COLUMN_VALUES, _COLUMN_SIZE, _COLUMN_DATA, _COLUMN_DICTIONARY = 5, 7, 9, 11
+_COLUMN_VALUES, _COLUMN_UNPACKED, _COLUMN_SIZE, _COLUMN_DATA, _COLUMN_DICTIONARY = 5, 6, 7, 9, 11
+_CHUNK_NUMBERS = 4
 _PAGE_TYPE, _UNPACKED_SIZE, _PACKED_SIZE = 1, 2, 3
 _STRUCTURE_BYTES, _ENTRY_BYTES = 1000, 40
 
@@ -165,8 +166,9 @@ class _Thrift:
 
 @dataclass(frozen=True)
 class Groups:
-    """The row groups of a file: `rows` of each, and of their columns `chunks` [groups, columns, (start, end, values)].
+    """The row groups of a file: the `rows` of each, and where their columns lie and how much they are.
 
+    `chunks` is [groups, columns, (start, end, values, bytes unpacked)].
     pyarrow knows this too, but ends the process where its directory holds contradictions.
     """
 
@@ -197,10 +199,10 @@ def groups_of(directory: bytes, file_name: str) -> Groups:
                 thrift.skip(kind)
     except (_CutOff, _Damaged, OverflowError):
         refuse(file_name, f"the file's directory can't be read, or lists more than can be: {DAMAGED}")
-    columns = len(chunks) // (3 * len(rows)) if rows else 0
-    if min(rows, default=0) < 0 or sum(rows) != total or len(chunks) != 3 * len(rows) * columns:
+    columns = len(chunks) // (_CHUNK_NUMBERS * len(rows)) if rows else 0
+    if min(rows, default=0) < 0 or sum(rows) != total or len(chunks) != _CHUNK_NUMBERS * len(rows) * columns:
         refuse(file_name, f"the file's directory contradicts itself: {DAMAGED}")
-    return Groups(rows, np.frombuffer(chunks, dtype=np.int64).reshape(len(rows), columns, 3))
+    return Groups(rows, np.frombuffer(chunks, dtype=np.int64).reshape(len(rows), columns, _CHUNK_NUMBERS))
 
 
 def _row_group(thrift: _Thrift, chunks: "array[int]") -> int:
@@ -217,9 +219,9 @@ def _row_group(thrift: _Thrift, chunks: "array[int]") -> int:
     return rows
 
 
-def _column(thrift: _Thrift) -> tuple[int, int, int]:
-    """Where the pages of a column begin and end, and how many values they hold."""
-    values = size = start = dictionary = 0
+def _column(thrift: _Thrift) -> tuple[int, int, int, int]:
+    """Where the pages of a column begin and end, how many values they hold, and their size unpacked."""
+    values = size = unpacked = start = dictionary = 0
     for outer, outer_kind in thrift.fields():
         if outer != _CHUNK_METADATA or outer_kind != _STRUCT:
             thrift.skip(outer_kind)
@@ -229,6 +231,8 @@ def _column(thrift: _Thrift) -> tuple[int, int, int]:
                 thrift.skip(kind)
             elif field == _COLUMN_VALUES:
                 values = thrift.integer()
+            elif field == _COLUMN_UNPACKED:
+                unpacked = thrift.integer()
             elif field == _COLUMN_SIZE:
                 size = thrift.integer()
             elif field == _COLUMN_DATA:
@@ -239,7 +243,7 @@ def _column(thrift: _Thrift) -> tuple[int, int, int]:
                 thrift.skip(kind)
     if 0 < dictionary < start:
         start = dictionary
-    return start, start + size, values
+    return start, start + size, values, unpacked
 
 
 # Pages

@@ -12,6 +12,9 @@ Every format is a module of `dropmill.data` with three functions:
   float32, missing where `layout.fill` is None, of an unknown class) is left out and noted with `problems.add`, which
   raises TooManyProblems in the end; that is the caller's to catch. `progress` is kept up to date while reading.
 
+A format whose pieces take more than a few MB while they are read has `open_bytes(file, piece, layout) -> int` as
+well: about how much.
+
 Row numbers in problems count as the user's own tool does: the number of a line in a text file (from 1, the header being
 line 1), the 0-based index in an array or table. In a piece whose file is divided by lines, 1 is the first line that
 begins in the piece; Seal Dataset knows how many lines came before.

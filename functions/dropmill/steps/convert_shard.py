@@ -1,7 +1,8 @@
 """Convert Shard: one shard's rows become recordIO-protobuf part files; what is wrong with them goes into a report."""
 
 from collections import Counter, defaultdict
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import BinaryIO
 
 import numpy as np
@@ -13,6 +14,7 @@ from dropmill.contracts import (
     DroppedFile,
     Part,
     PartFile,
+    Piece,
     Plan,
     Shard,
     ShardInput,
@@ -29,8 +31,8 @@ from dropmill.data.summary import Summary
 from dropmill.naming import part_file_key, plan_key, shard_report_key, shards_key
 from dropmill.step import step
 
-_PART_BYTES_OF_MANY = storage.PART_BYTES_MIN
-_MANY_FILES = 4
+OpenPart = Callable[[str], AbstractContextManager[BinaryIO]]
+"""Opens what becomes the object of a key where the block ends well, and nothing on any error."""
 
 
 class _HasProblems(Exception):
@@ -45,22 +47,29 @@ def convert_shard(request: ShardInput) -> ConvertedShard:
     """
     plan = storage.read_document(Plan, plan_key(request.run_id))
     shards = storage.read_document(Shards, shards_key(request.run_id)).root
-    report = _converted(plan, shards[request.shard], -(-plan.recipe.training.instance_count // len(shards)))
+    shard = shards[request.shard]
+    spans = _spans(plan, shard.pieces)
+    first = _spans(plan, shard.pieces[: blocks.PIECES_AT_ONCE])
+    sources = {file.name: file.source for file in plan.files}
+    begun = {name: storage.begin(sources[name], some, name=name) for name, some in first.items()}
+
+    def opened(file: DroppedFile) -> OpenFile:
+        return open_file(file, spans[file.name], begun.get(file.name))
+
+    training_files = -(-plan.recipe.training.instance_count // len(shards))
+    report = convert(plan, shard, training_files, opened, storage.open_part)
     storage.write_document(shard_report_key(request.run_id, request.shard), report)
     return ConvertedShard(shard=request.shard, rows=report.rows, problems=len(report.problems))
 
 
-def _converted(plan: Plan, shard: Shard, training_files: int) -> ShardReport:
-    """`training_files` are as many as all shards need so that each instance gets one."""
+def convert(
+    plan: Plan, shard: Shard, training_files: int, opened: Callable[[DroppedFile], OpenFile], open_part: OpenPart
+) -> ShardReport:
+    """Convert the rows of a shard, whose files `opened` opens, into part files, which `open_part` opens by their keys.
 
-    spans: dict[str, list[storage.Span]] = defaultdict(list)
-    for piece in shard.pieces:
-        if plan.files[piece.file].unit is Unit.LINES:
-            spans[plan.files[piece.file].name].append((piece.start, piece.end))
-
-    def opened(file: DroppedFile) -> OpenFile:
-        return open_file(file, spans[file.name])
-
+    Training rows are dealt out to `training_files` files: as many as all shards need so that each instance gets one.
+    Nothing is written where there are problems. Raises InvalidDrop where a file turns out to be damaged or gone.
+    """
     options = plan.recipe.data
     reading = blocks.Reading()
     summary = Summary()
@@ -68,10 +77,11 @@ def _converted(plan: Plan, shard: Shard, training_files: int) -> ShardReport:
     counts: dict[Part, Counter[str]] = {part: Counter() for part in Part}
     try:
         with ExitStack() as stack:
-            writers = {
-                part: _Writer(stack, plan.run_id, part, shard.number, training_files if part is Part.TRAIN else 1)
-                for part in Part
-            }
+            writers: dict[Part, _Writer] = {}
+            for part in Part:
+                numbers = range(training_files if part is Part.TRAIN else 1)
+                keys = [part_file_key(plan.run_id, part, shard.number, number) for number in numbers]
+                writers[part] = _Writer(keys, lambda key: stack.enter_context(open_part(key)))
             for block in blocks.blocks(plan.files, shard.pieces, opened, plan.layout, options, reading):
                 if reading.problems:
                     continue  # nothing of this shard will be kept
@@ -79,12 +89,16 @@ def _converted(plan: Plan, shard: Shard, training_files: int) -> ShardReport:
                 if few is not None:
                     few |= blocks.different_rows(block)
                     few = few if len(few) <= FEW_ROWS else None
-                for part, (features, labels) in blocks.divide(block, options).items():
+                divided = blocks.divide(block, options)
+                del block  # or it would be held while the next is read
+                while divided:
+                    part, (features, labels) = divided.popitem()
                     targets = None
                     if labels is not None:
                         targets = blocks.target_labels(labels, plan.layout, options, plan.task)
                         counts[part].update(_counted(targets, plan))
                     writers[part].write(features, targets)
+                    del features
             if reading.problems:
                 raise _HasProblems
     except _HasProblems:
@@ -103,13 +117,23 @@ def _converted(plan: Plan, shard: Shard, training_files: int) -> ShardReport:
     )
 
 
-def open_file(file: DroppedFile, spans: list[storage.Span]) -> OpenFile:
+def _spans(plan: Plan, pieces: Sequence[Piece]) -> dict[str, list[storage.Span]]:
+    """The byte ranges that the pieces are, by the names of the files."""
+    found: dict[str, list[storage.Span]] = defaultdict(list)
+    for piece in pieces:
+        file = plan.files[piece.file]
+        if file.unit is Unit.LINES:
+            found[file.name].append((piece.start, piece.end))
+    return found
+
+
+def open_file(file: DroppedFile, spans: Sequence[storage.Span], begun: storage.Begun | None) -> OpenFile:
     """A file of a drop in S3, of which `spans` will be read if they are given."""
     labels = file.labels
     return OpenFile(
         file.name,
         file.source.size,
-        lambda: storage.opened(file.source, spans=spans, name=file.name),
+        lambda: storage.opened(file.source, spans=spans, begun=begun, name=file.name),
         None
         if labels is None
         else OpenFile(labels.file_name, labels.size, lambda: storage.opened(labels, name=labels.file_name)),
@@ -127,27 +151,25 @@ def _counted(targets: Float32Array, plan: Plan) -> dict[str, int]:
 class _Writer:
     """The files of one part of a shard, among which its rows are dealt out in turn."""
 
-    def __init__(self, stack: ExitStack, run: str, part: Part, shard: int, files: int) -> None:
-        self._stack = stack
-        self._keys = [part_file_key(run, part, shard, number) for number in range(files)]
+    def __init__(self, keys: Sequence[str], opened: Callable[[str], BinaryIO]) -> None:
+        self._keys = list(keys)
+        self._opened = opened
         self._streams: dict[str, BinaryIO] = {}
         self._rows: Counter[str] = Counter()
+        self._sizes: Counter[str] = Counter()
 
     def write(self, features: Features, targets: Float32Array | None) -> None:
         for key, (some, labels) in zip(self._keys, _dealt(features, targets, len(self._keys)), strict=False):
             if key not in self._streams:
-                part_bytes = storage.PART_BYTES if len(self._keys) <= _MANY_FILES else _PART_BYTES_OF_MANY
-                self._streams[key] = self._stack.enter_context(storage.open_part(key, part_bytes=part_bytes))
-            recordio.write(self._streams[key], some, labels)
+                self._streams[key] = self._opened(key)
+            self._sizes[key] += recordio.write(self._streams[key], some, labels)
             self._rows[key] += len(some)
         # The next rows begin where these ended, so that every file gets some of few.
         turn = len(features) % len(self._keys)
         self._keys = self._keys[turn:] + self._keys[:turn]
 
     def files(self) -> list[PartFile]:
-        return [
-            PartFile(key=key, rows=self._rows[key], size=stream.tell()) for key, stream in sorted(self._streams.items())
-        ]
+        return [PartFile(key=key, rows=self._rows[key], size=self._sizes[key]) for key in sorted(self._sizes)]
 
 
 def _dealt(features: Features, targets: Float32Array | None, hands: int) -> list[tuple[Features, Float32Array | None]]:
