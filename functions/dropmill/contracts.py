@@ -365,6 +365,21 @@ class CreatedModel(Contract):
     model: str
 
 
+class Champion(Contract):
+    """A recipe's model in use, as its pointer in the ledger says."""
+
+    recipe: str
+    version: int = Field(ge=1, description="Rises with each move of the pointer")
+    package: str = Field(description="The ARN of the model package")
+    run_id: RunId = Field(description="The run that trained it")
+    algorithm: str
+    task: Task
+    feature_dim: int = Field(ge=1)
+    classes: list[str] = Field(default_factory=list, description="The names of its classes in order; none: no classes")
+    artifact: str
+    moved_at: datetime
+
+
 class ServedModel(Contract):
     """What answers the token of Deploy Endpoint."""
 
