@@ -348,6 +348,16 @@ class SealedSummary(Contract):
 
 class DeployInput(LaunchInput):
     model: str
+    champion_model: str | None = None
+    round: int = Field(default=1, ge=1, description="How often the run has been evaluated against a champion, from 1")
+
+
+class TransformInput(LaunchInput):
+    """The input of Launch Transform and Launch Champion Transform."""
+
+    model: str
+    champion: bool = Field(default=False, description="The champion's answers to the rows, not the run's own model's")
+    round: int = Field(default=1, ge=1)
 
 
 class TrainedModel(Contract):
@@ -361,8 +371,29 @@ class TrainedModel(Contract):
     billable_seconds: int = 0
 
 
+class TransformedRows(Contract):
+    """What answers the token of Launch Transform."""
+
+    transform_job: str
+    output: str = Field(description="The S3 address under which the answers lie")
+    billable_seconds: int = Field(default=0, description="Of each instance")
+
+
 class CreatedModel(Contract):
+    """The result of Create Model, to which the workflow adds how the model is served: of an older round, nothing."""
+
     model: str
+    serve: Literal["endpoint", "transform"] = "transform"
+    keep_endpoint: int = Field(default=0, ge=0, description="Seconds for which the evaluated endpoint stays")
+    champion_model: str | None = Field(default=None, description="None: no champion, or none that can be compared")
+    champion: str | None = Field(default=None, description="The ARN of the recipe's model package in use")
+    champion_version: int = Field(default=0, ge=0, description="The version of its pointer; 0: there is none")
+    champion_run: RunId | None = None
+    champion_algorithm: str | None = None
+    incomparable: str | None = Field(default=None, description="Why the champion can't be compared, in words")
+    endpoint: "ServedModel | None" = None
+    transform: TransformedRows | None = None
+    champion_transform: TransformedRows | None = None
 
 
 class Champion(Contract):
@@ -388,13 +419,19 @@ class ServedModel(Contract):
 
 class EvaluateInput(Contract):
     run_id: RunId
-    endpoint: str
+    model: CreatedModel
     training: TrainedModel | None = Field(default=None, description="For the report's facts about the training job")
 
 
 class ModelInput(Contract):
     run_id: RunId
     artifact: str
+    round: int = Field(default=1, ge=1, description="How often the run has been evaluated against a champion, from 1")
+
+
+class TearDownInput(Contract):
+    run_id: RunId
+    keep_endpoint: int = Field(default=0, ge=0, description="Seconds for which the endpoint stays")
 
 
 class Evaluation(Contract):
@@ -422,6 +459,13 @@ class Metrics(Contract):
         default=None, description="Each cluster: cluster, rows, mean_distance, label and share of its commonest label"
     )
     notes: list[str] = Field(default_factory=list, description="What to know before believing the metrics")
+    champion: "ChampionMetrics | None" = Field(default=None, description="The champion on the same rows")
+
+
+class ChampionMetrics(Contract):
+    package: str
+    run_id: RunId
+    metrics: dict[str, float]
 
 
 class RunStatus(StrEnum):
@@ -452,12 +496,13 @@ class RunRecord(Contract):
 
 class LeaseRecord(Contract):
     step: str
-    kind: Literal["training-job", "tuning-job", "model", "endpoint-config", "endpoint"]
+    kind: Literal["training-job", "tuning-job", "transform-job", "model", "endpoint-config", "endpoint"]
     name: str
     state: Literal["intended", "created", "closing", "closed"]
     attempt: int
     billable_seconds: int | None = None
     log: str | None = None
+    kept_until: datetime | None = Field(default=None, description="Kept on purpose until then")
 
 
 RunRecord.model_rebuild()

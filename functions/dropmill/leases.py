@@ -44,6 +44,7 @@ LOOK_AGAIN_SOURCE: Final = "dropmill"
 LOOK_AGAIN_DETAIL_TYPE: Final = "Dropmill Lease Look Again"
 
 _MADE_ANEW: Final = {Outcome.CAPACITY, Outcome.NEVER_CREATED}
+_OF_AN_ENDPOINT: Final[tuple[Step, ...]] = ("endpoint", "endpoint-config", "model", "champion-model")
 _REFUSED_FOR_GOOD: Final = {
     "ValidationException",
     "AccessDeniedException",
@@ -63,14 +64,16 @@ def launch(
     create: Callable[[str], object],
     token: str | None = None,
     token_order: int = 0,
+    round: int = 1,  # noqa: A002  the workflow's own word
 ) -> str:
     """Create the resource of a step under a lease, or adopt the one that an earlier call created; returns its name.
 
-    `create` gets the name. With `token`, the resource's end answers it; `token_order` rises with each retry.
+    `create` gets the name. With `token`, the resource's end answers it; `token_order` rises with each retry. A run that
+    is evaluated once more does so in a later `round`: what an earlier one made is taken down, and made anew.
 
     Raises:
         RunClosed: the run has ended; whatever had been made is being taken down.
-        StillClosing: the resource of an earlier attempt is not gone yet, or a newer launcher is at work.
+        StillClosing: what an earlier attempt or round made is not gone yet, or a newer launcher is at work.
         CapacityError: SageMaker's quota or capacity does not allow it now.
         JobFailed, EndpointFailed: SageMaker refuses the request, or the resource was taken away from outside.
     """
@@ -86,21 +89,45 @@ def launch(
             proof_after=now + LAUNCHER_TIMEOUT_SECONDS + PROOF_MARGIN_SECONDS,
             token=token,
             token_order=token_order,
+            round=round,
         )
         found = ledger.find_lease(run_id, step)
+        if found is not None and found.round > round:
+            raise StillClosing(f"a later round is at work on {RESOURCES[step].kind} {found.name}")
+        earlier = found is not None and found.round < round
         try:
-            if found is not None and not (found.state is LeaseState.CLOSED and found.outcome in _MADE_ANEW):
+            if found is not None and earlier and found.state is not LeaseState.CLOSED:
+                _end_earlier_rounds(found, round, now)
+                continue
+            if found is not None and not earlier and not _is_made_anew(found):
                 lease = _take_over(found, wanted, now)
                 if _adopt(lease):
                     return lease.name
             else:
-                attempt = 1 if found is None else found.attempt + (found.outcome is Outcome.CAPACITY)
+                attempt = 1 if found is None else found.attempt + (earlier or found.outcome is Outcome.CAPACITY)
                 lease = replace(wanted, attempt=attempt, name=sagemaker_name(recipe, run_id, step, attempt))
                 ledger.intend(lease)
         except ledger.StaleLease:
             continue
         return _create(lease, create)
     raise StillClosing(f"another launcher is at work on {step} of run {run_id}")
+
+
+def _is_made_anew(lease: Lease) -> bool:
+    return lease.state is LeaseState.CLOSED and lease.outcome in _MADE_ANEW
+
+
+def _end_earlier_rounds(found: Lease, later: int, now: int) -> None:
+    """Take down what rounds before this one still hold, what was to be kept among it, before it is made anew.
+
+    Raises:
+        StillClosing: the resource at hand is not gone yet.
+    """
+    _close(found.run_id, now, lambda lease: lease.round < later)
+    current = ledger.find_lease(found.run_id, found.step)
+    if current is not None and current.state is not LeaseState.CLOSED:
+        _refuse_if_closed(current)
+        raise StillClosing(f"{RESOURCES[found.step].kind} {found.name} of an earlier round is not gone yet")
 
 
 def _take_over(found: Lease, wanted: Lease, now: int) -> Lease:
@@ -114,6 +141,8 @@ def _take_over(found: Lease, wanted: Lease, now: int) -> Lease:
         _continue_closing(found, now)
         _refuse_if_closed(found)
         raise StillClosing(f"{RESOURCES[found.step].kind} {found.name} is not gone yet")
+    if found.kept:
+        raise StillClosing(f"{RESOURCES[found.step].kind} {found.name} has done its work in the run, and is kept")
     if wanted.token is not None and found.token_order > wanted.token_order:
         raise StillClosing(f"a newer launcher is at work on {RESOURCES[found.step].kind} {found.name}")
     taken = replace(
@@ -169,7 +198,7 @@ def _create(lease: Lease, create: Callable[[str], object]) -> str:
 
 def _confirm(lease: Lease) -> str:
     """intended -> created, now that the resource exists; if the run was closed meanwhile, take it down again."""
-    if ledger.mark_created(lease):
+    if ledger.mark_created(lease, int(time.time())):
         return lease.name
     current = ledger.find_lease(lease.run_id, lease.step)
     if current is not None and current.attempt == lease.attempt:
@@ -236,7 +265,7 @@ def look_again(lease: Lease, now: int) -> None:
     if observed.presence is Presence.ABSENT:
         _lost(lease, now)
         return
-    if lease.state is LeaseState.INTENDED and not ledger.mark_created(lease):
+    if lease.state is LeaseState.INTENDED and not ledger.mark_created(lease, now):
         return
     if observed.presence is not Presence.SETTLED:
         return
@@ -254,7 +283,7 @@ def look_again(lease: Lease, now: int) -> None:
 
 
 def _failed(step: Step, message: str) -> DropmillError:
-    return JobFailed(message) if step in ("training", "tuning") else EndpointFailed(message)
+    return JobFailed(message) if RESOURCES[step].ends_by_itself else EndpointFailed(message)
 
 
 def _gone(lease: Lease) -> DropmillError:
@@ -268,7 +297,9 @@ def _expired(lease: Lease) -> LeaseExpired:
 
 
 def _expire(lease: Lease, now: int) -> None:
-    if ledger.begin_closing(lease, Outcome.EXPIRED):
+    if lease.kept:
+        ledger.begin_closing(lease, Outcome.RELEASED)
+    elif ledger.begin_closing(lease, Outcome.EXPIRED):
         _fail_token(lease, _expired(lease))
     _continue_closing(lease, now)
 
@@ -314,21 +345,42 @@ def _send(lease: Lease, send: Callable[[str], object]) -> None:
     ledger.forget_token(lease)
 
 
-def close_leases(run_id: str, now: int) -> list[Lease]:
-    """Take down everything that a run holds, in the order in which SageMaker lets go; returns the leases still open."""
-    leases = {lease.step: lease for lease in ledger.leases_of(run_id)}
+def close_leases(run_id: str, now: int, *, kept_too: bool = False) -> list[Lease]:
+    """Take down what a run holds, in the order in which SageMaker lets go; returns the leases that are still closing.
+
+    What is kept stays until its deadline, unless `kept_too`.
+    """
+    return _close(run_id, now, lambda lease: kept_too or not _stays(lease, now))
+
+
+def keep_endpoint(run_id: str, deadline: int) -> None:
+    """Let a run's endpoint, its configuration and its models stay until the deadline, also when the run has ended."""
+    for lease in ledger.leases_of(run_id):
+        if lease.step in _OF_AN_ENDPOINT and lease.state is LeaseState.CREATED:
+            ledger.keep(lease, deadline)
+
+
+def _stays(lease: Lease, now: int) -> bool:
+    return lease.kept and lease.state is LeaseState.CREATED and now < lease.deadline
+
+
+def _close(run_id: str, now: int, which: Callable[[Lease], bool]) -> list[Lease]:
+    """Take down some of a run's leases; returns those of them that are still open."""
+    leases = {lease.step: lease for lease in ledger.leases_of(run_id) if which(lease)}
     for step in CLOSING_ORDER:
         lease = leases.get(step)
         if lease is not None and lease.state is not LeaseState.CLOSED:
             ledger.begin_closing(lease, Outcome.RELEASED)
             _continue_closing(lease, now)
-    return [lease for lease in ledger.leases_of(run_id) if lease.state is not LeaseState.CLOSED]
+    return [
+        lease for lease in ledger.leases_of(run_id) if lease.step in leases and lease.state is not LeaseState.CLOSED
+    ]
 
 
 def _continue_closing(lease: Lease, now: int) -> None:
     """End the resource of a closing lease, and write `closed` only if describe then says that it is gone or ended."""
     resource = RESOURCES[lease.step]
-    if lease.step in ("endpoint-config", "model") and _endpoint_still_serves(lease):
+    if lease.step in _OF_AN_ENDPOINT and lease.step != "endpoint" and _endpoint_still_serves(lease):
         return
     observed = resource.describe(lease.name)
     if observed.presence in (Presence.SETTLED, Presence.PENDING) and not _over(lease, observed):
@@ -337,7 +389,14 @@ def _continue_closing(lease: Lease, now: int) -> None:
     if _over(lease, observed):
         ledger.mark_closed(replace(lease, token=None), Outcome.RELEASED, observed.billable_seconds)
     elif observed.presence is Presence.ABSENT and (lease.was_created or now >= lease.proof_after):
-        ledger.mark_closed(replace(lease, token=None), Outcome.RELEASED)
+        ledger.mark_closed(replace(lease, token=None), Outcome.RELEASED, _seconds_served(lease, now))
+
+
+def _seconds_served(lease: Lease, now: int) -> int | None:
+    """What an endpoint has cost: jobs say it themselves, models and configurations are free."""
+    if lease.step != "endpoint" or lease.created_at is None:
+        return None
+    return max(0, now - lease.created_at)
 
 
 def _end(lease: Lease) -> None:

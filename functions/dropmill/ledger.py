@@ -80,6 +80,11 @@ class Lease:
     was_created: bool = False
     outcome: Outcome | None = None
     billable_seconds: int | None = None
+    round: int = 1
+    """Which evaluation against a champion the resource was made for; a later one makes its own."""
+    created_at: int | None = None
+    kept: bool = False
+    """The resource stays until the deadline, also when its run has ended."""
 
 
 @dataclass(frozen=True)
@@ -265,6 +270,7 @@ def intend(lease: Lease) -> None:
         "deadline": lease.deadline,
         "proof_after": lease.proof_after,
         "was_created": False,
+        "round": lease.round,
         "open": "lease",
         "since": lease.deadline,
     }
@@ -322,16 +328,30 @@ def open_leases() -> Iterator[Lease]:
     yield from (_lease(item) for item in _query("open", Key("open").eq("lease")))
 
 
-def mark_created(lease: Lease) -> bool:
+def mark_created(lease: Lease, now: int) -> bool:
     """intended -> created; False where the lease is no longer intended."""
     return _update(
         _lease_key(lease.run_id, lease.step),
-        "SET #state = :created, #was_created = :yes",
+        "SET #state = :created, #was_created = :yes, #created_at = :now",
         condition="#state = :intended AND #attempt = :attempt",
         created=LeaseState.CREATED.value,
         intended=LeaseState.INTENDED.value,
         attempt=lease.attempt,
         yes=True,
+        now=now,
+    )
+
+
+def keep(lease: Lease, deadline: int) -> bool:
+    """Let a created resource stay until the deadline, whatever becomes of its run; False where it is closing."""
+    return _update(
+        _lease_key(lease.run_id, lease.step),
+        "SET #kept = :yes, #deadline = :deadline, #since = :deadline",
+        condition="#attempt = :attempt AND #state = :created",
+        created=LeaseState.CREATED.value,
+        attempt=lease.attempt,
+        yes=True,
+        deadline=deadline,
     )
 
 
@@ -460,4 +480,7 @@ def _lease(item: dict[str, Any]) -> Lease:
         was_created=item["was_created"],
         outcome=Outcome(item["outcome"]) if item.get("outcome") else None,
         billable_seconds=int(billable) if billable is not None else None,
+        round=int(item.get("round", 1)),
+        created_at=int(item["created_at"]) if "created_at" in item else None,
+        kept=item.get("kept", False),
     )

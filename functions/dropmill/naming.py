@@ -12,12 +12,24 @@ SAGEMAKER_NAME_MAX: Final = 32
 STACK_TAG: Final = "dropmill:stack"
 RUN_TAG: Final = "dropmill:run"
 
-Step = Literal["training", "tuning", "model", "endpoint-config", "endpoint"]
+Step = Literal[
+    "training",
+    "tuning",
+    "transform",
+    "champion-transform",
+    "model",
+    "champion-model",
+    "endpoint-config",
+    "endpoint",
+]
 
 _STEP_SLUGS: Final[dict[Step, str]] = {
     "training": "train",
     "tuning": "tune",
+    "transform": "xform",
+    "champion-transform": "cxform",
     "model": "model",
+    "champion-model": "cmodel",
     "endpoint-config": "epcfg",
     "endpoint": "ep",
 }
@@ -119,6 +131,11 @@ def shard_report_key(run: str, shard: int) -> str:
 
 def part_prefix(run: str, part: str) -> str:
     return f"work/{run}/{part}/"
+
+
+def transform_prefix(run: str, *, champion: bool = False) -> str:
+    """Where a transform job writes: an object for each object that it read, whose name ends in `.out` besides."""
+    return f"work/{run}/{'champion-' if champion else ''}transform/"
 
 
 def part_file_key(run: str, part: str, shard: int, number: int = 0) -> str:

@@ -202,9 +202,24 @@ class TuningOptions(Section):
 
 
 class EvaluationOptions(Section):
+    # `with` is no name that Python takes.
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    serve: Literal["endpoint", "transform"] = Field(
+        default="endpoint", alias="with", description="What the test rows are put to: an endpoint, or a batch transform"
+    )
     instance_type: InstanceType = "ml.m5.large"
     instance_count: int = Field(default=1, ge=1, le=10)
     max_rows: int = Field(default=100_000, ge=1, le=1_000_000)
+    keep_endpoint: Duration = Field(
+        default=0, ge=0, le=7 * 86400, description="How long the endpoint stays once the model has been evaluated"
+    )
+
+    @model_validator(mode="after")
+    def keeps_what_there_is(self) -> Self:
+        if self.keep_endpoint and self.serve != "endpoint":
+            raise ValueError("keep_endpoint needs with: endpoint; a transform leaves none to keep")
+        return self
 
 
 class Limits(Section):
@@ -459,7 +474,7 @@ def _known_keys(path: tuple[str | int, ...]) -> list[str]:
         if not sections:
             return []
         model = sections[-1]
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _is_section(kind: Any) -> TypeGuard[type[BaseModel]]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from botocore.exceptions import ClientError
 
 from dropmill import aws
-from dropmill.contracts import ServedModel, TrainedModel
+from dropmill.contracts import ServedModel, TrainedModel, TransformedRows
 from dropmill.errors import CapacityError, DropmillError, EndpointFailed, JobFailed, JobStopped
 from dropmill.naming import Step
 
@@ -38,7 +38,7 @@ class Observed:
     """What describe says: `answer` is what the waiting task token gets, `error` why it gets a failure instead."""
 
     presence: Presence
-    answer: TrainedModel | ServedModel | None = None
+    answer: TrainedModel | TransformedRows | ServedModel | None = None
     error: DropmillError | None = None
     billable_seconds: int | None = None
 
@@ -95,6 +95,7 @@ def log_link(group: str, name: str) -> str:
 
 
 TRAINING_LOGS: Final = "/aws/sagemaker/TrainingJobs"
+TRANSFORM_LOGS: Final = "/aws/sagemaker/TransformJobs"
 
 
 def _failure(what: str, name: str, reason: str, log: str, *, failed: type[DropmillError]) -> DropmillError:
@@ -181,6 +182,30 @@ def _tuning_job(name: str) -> Observed:
     return Observed(Presence.SETTLED, error=error, billable_seconds=billable)
 
 
+def _transform_job(name: str) -> Observed:
+    job = _describe(lambda: aws.sagemaker().describe_transform_job(TransformJobName=name))
+    if job is None:
+        return Observed(Presence.ABSENT)
+    status = job["TransformJobStatus"]
+    if status not in {"Completed", "Failed", "Stopped"}:
+        return Observed(Presence.PENDING)
+    billable: int | None = None
+    if "TransformStartTime" in job and "TransformEndTime" in job:
+        billable = math.ceil((job["TransformEndTime"] - job["TransformStartTime"]).total_seconds())
+    log = log_link(TRANSFORM_LOGS, name)
+    error: DropmillError | None = None
+    if status == "Failed":
+        reason = job.get("FailureReason", "no reason given")
+        error = _failure("transform job", name, reason, log, failed=JobFailed)
+    elif status == "Stopped":
+        error = JobStopped(f"transform job {name} was stopped: somebody stopped it (log: {log})")
+    if error is not None:
+        return Observed(Presence.SETTLED, error=error, billable_seconds=billable)
+    output = job["TransformOutput"]["S3OutputPath"]
+    answer = TransformedRows(transform_job=name, output=output, billable_seconds=billable or 0)
+    return Observed(Presence.SETTLED, answer=answer, billable_seconds=billable)
+
+
 def _endpoint(name: str) -> Observed:
     endpoint = _describe(lambda: aws.sagemaker().describe_endpoint(EndpointName=name))
     if endpoint is None:
@@ -199,6 +224,20 @@ def _present(call: Callable[[], Any]) -> Observed:
     return Observed(Presence.ABSENT if _describe(call) is None else Presence.SETTLED)
 
 
+_TRANSFORM: Final = Resource(
+    kind="transform-job",
+    describe=_transform_job,
+    end=lambda name: _tolerating(lambda: aws.sagemaker().stop_transform_job(TransformJobName=name)),
+    ends_by_itself=True,
+)
+
+_MODEL: Final = Resource(
+    kind="model",
+    describe=lambda name: _present(lambda: aws.sagemaker().describe_model(ModelName=name)),
+    end=lambda name: _tolerating(lambda: aws.sagemaker().delete_model(ModelName=name)),
+    ends_by_itself=False,
+)
+
 RESOURCES: Final[dict[Step, Resource]] = {
     "training": Resource(
         kind="training-job",
@@ -214,12 +253,10 @@ RESOURCES: Final[dict[Step, Resource]] = {
         ),
         ends_by_itself=True,
     ),
-    "model": Resource(
-        kind="model",
-        describe=lambda name: _present(lambda: aws.sagemaker().describe_model(ModelName=name)),
-        end=lambda name: _tolerating(lambda: aws.sagemaker().delete_model(ModelName=name)),
-        ends_by_itself=False,
-    ),
+    "transform": _TRANSFORM,
+    "champion-transform": _TRANSFORM,
+    "model": _MODEL,
+    "champion-model": _MODEL,
     "endpoint-config": Resource(
         kind="endpoint-config",
         describe=lambda name: _present(lambda: aws.sagemaker().describe_endpoint_config(EndpointConfigName=name)),
@@ -234,5 +271,14 @@ RESOURCES: Final[dict[Step, Resource]] = {
     ),
 }
 
-CLOSING_ORDER: Final[tuple[Step, ...]] = ("tuning", "training", "endpoint", "endpoint-config", "model")
-"""An endpoint goes before its configuration, a configuration before its model."""
+CLOSING_ORDER: Final[tuple[Step, ...]] = (
+    "tuning",
+    "training",
+    "transform",
+    "champion-transform",
+    "endpoint",
+    "endpoint-config",
+    "model",
+    "champion-model",
+)
+"""An endpoint goes before its configuration, a configuration before its models."""

@@ -19,7 +19,10 @@ AWKWARD_RECIPES = [LONGEST_RECIPE, "a", "0", "a-b-c-d-e-f-g", "abcdefgh-i", "lin
 SHAPES = {
     "training": ("CreateTrainingJob", "TrainingJobName"),
     "tuning": ("CreateHyperParameterTuningJob", "HyperParameterTuningJobName"),
+    "transform": ("CreateTransformJob", "TransformJobName"),
+    "champion-transform": ("CreateTransformJob", "TransformJobName"),
     "model": ("CreateModel", "ModelName"),
+    "champion-model": ("CreateModel", "ModelName"),
     "endpoint-config": ("CreateEndpointConfig", "EndpointConfigName"),
     "endpoint": ("CreateEndpoint", "EndpointName"),
 }

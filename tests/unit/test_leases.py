@@ -556,7 +556,7 @@ def test_a_stale_attempt_changes_nothing(sagemaker: FakeSageMaker, answers: Answ
     look("training")
     launch(sagemaker, "training", "token-2")
     assert not ledger.mark_closed(stale, Outcome.ENDED)
-    assert not ledger.mark_created(stale)
+    assert not ledger.mark_created(stale, 0)
     assert not ledger.begin_closing(stale, Outcome.RELEASED)
     assert (lease_of("training").state, lease_of("training").attempt) == (LeaseState.CREATED, 2)
 

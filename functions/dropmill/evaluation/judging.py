@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dropmill.algorithms import Predictions
+from dropmill.classes import class_names, label_names
 from dropmill.contracts import Layout, Plan, SealedDataset, Task
-from dropmill.data.checks import class_name
 from dropmill.data.recordio import SparseMatrix
 from dropmill.errors import PredictionFailed
 from dropmill.evaluation import metrics
@@ -104,25 +104,6 @@ def judge_for(plan: Plan, dataset: SealedDataset) -> Judge:
     if plan.task is Task.CLUSTERING:
         return _ClusterJudge(dataset.feature_dim, int(dataset.hyperparameters["k"]), plan.layout, seed)
     return _ClassifierJudge(plan.task, dataset.feature_dim, class_names(plan), seed)
-
-
-def class_names(plan: Plan) -> list[str]:
-    """The classes' names by index: those of the labels, or `not <positive>` and `<positive>`."""
-    positive = plan.recipe.data.positive
-    if plan.task is Task.BINARY and positive is not None:
-        name = class_name(positive)
-        name = next((known for known in plan.layout.classes or [] if class_name(known) == name), name)
-        return [f"not {name}", name]
-    return label_names(plan.layout)
-
-
-def label_names(layout: Layout) -> list[str]:
-    """The distinct labels, in order, as people write them: classes by name, numbers in short."""
-    values = layout.label_values or []
-    if layout.classes is not None:
-        return [layout.classes[int(value)] for value in values]
-    names = [f"{value:g}" for value in values]
-    return names if len(set(names)) == len(names) else [class_name(value) for value in values]
 
 
 class _Images:

@@ -7,9 +7,10 @@ from html import escape
 
 import numpy as np
 
+from dropmill.classes import class_names
 from dropmill.contracts import FileFormat, Layout, Part, Plan, SealedDataset, Task, TrainedModel
 from dropmill.evaluation import pictures
-from dropmill.evaluation.judging import IMAGE_CLUSTERS_MAX, MEMBERS_SHOWN, Cluster, Gallery, Judged, class_names
+from dropmill.evaluation.judging import IMAGE_CLUSTERS_MAX, MEMBERS_SHOWN, Cluster, Gallery, Judged
 from dropmill.evaluation.metrics import Counts, precision_recall_f1
 from dropmill.evaluation.names import DIRECTIONS, Direction, metric_text
 

@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from dropmill import algorithms, aws, naming, storage
 from dropmill.algorithms import InvalidPredictions, Predictions
+from dropmill.classes import class_names
 from dropmill.contracts import (
     EvaluateInput,
     Evaluation,
@@ -27,7 +28,7 @@ from dropmill.data import recordio
 from dropmill.data.recordio import SparseMatrix
 from dropmill.errors import PredictionFailed
 from dropmill.evaluation import report
-from dropmill.evaluation.judging import Features, Judged, class_names, judge_for
+from dropmill.evaluation.judging import Features, Judged, judge_for
 from dropmill.settings import setting
 from dropmill.step import step
 
