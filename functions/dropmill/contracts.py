@@ -156,6 +156,9 @@ class Layout(Contract):
     own_labels: bool = Field(default=False, description="Every row has a label that is no column: pickle, LIBSVM, ...")
     first_index: int = Field(default=1, ge=0, le=1, description="LIBSVM: the number of the first column, 0 or 1")
     pre_split: bool = Field(default=False, description="The drop itself is divided into train, validation and test")
+    kept_columns: list[int] = Field(
+        default_factory=list, description="0-based indexes into `columns` of what is carried to the predictions"
+    )
     quoted_line_ends: bool = Field(default=False, description="CSV: some cell holds a line end, within quotation marks")
     classes: list[str] | None = Field(
         default=None,
@@ -466,6 +469,146 @@ class ChampionMetrics(Contract):
     package: str
     run_id: RunId
     metrics: dict[str, float]
+
+
+# Scoring
+
+
+class SetAside(Contract):
+    """A file that a batch does not score, and up to ten reasons why."""
+
+    source: ObjectVersion
+    name: str = Field(description="As messages say it: the path below scoring/<recipe>/")
+    reasons: list[str] = Field(min_length=1, max_length=PROBLEMS_MAX)
+
+
+class ReadingOrder(Contract):
+    """How the rows of a file to be scored are read, and which of its features, in file order, are the model's.
+
+    Feature `i` of the model is feature `order[i]` of the layout; None: they come in the model's own order.
+    """
+
+    layout: Layout
+    order: list[int] | None = None
+
+
+class ScoringFile(Contract):
+    file: DroppedFile
+    reading: int = Field(ge=0, description="0-based index into the batch's `readings`: many files are read alike")
+
+
+class BatchPlan(Contract):
+    """`work/<batch>/batch.json`: which files a batch scores, and with which model. Its run id is the batch's.
+
+    `recipe` is that of the champion's run, so that rows are read as those were that the model learned from.
+    """
+
+    run_id: RunId
+    recipe_name: str
+    recipe: Recipe
+    recipe_version: str | None = None
+    champion: Champion
+    files: list[ScoringFile]
+    readings: list[ReadingOrder]
+    set_aside: list[SetAside] = Field(default_factory=list)
+    created_at: datetime
+
+
+class ScoredPiece(PieceReport):
+    """What was read of a piece of a file to be scored. Nothing is kept of a piece with problems."""
+
+    size: int = Field(default=0, ge=0, description="Bytes of its rows as the model takes them; 0: there are none")
+    kept: bool = Field(default=False, description="Whether columns were kept beside its rows")
+    problems: list[Problem] = Field(
+        default_factory=list, max_length=PROBLEMS_MAX, description="A row of a piece of lines counts from the piece's"
+    )
+    refused: str | None = Field(default=None, description="Why the file as a whole can't be read")
+
+
+class RowsReport(Contract):
+    """`work/<batch>/reports/<shard>.json`: what a shard of a batch held, piece by piece in its order."""
+
+    shard: int = Field(ge=0)
+    pieces: list[ScoredPiece]
+
+
+class ConvertedRows(Contract):
+    """The result of Convert Rows."""
+
+    shard: int
+    rows: int
+
+
+class SealedRows(Contract):
+    """Some rows of a file, in order: those that one shard read of it."""
+
+    shard: int = Field(ge=0)
+    rows: int = Field(ge=1)
+    first: int = Field(ge=0, description="How many rows of the file come before")
+    kept: bool = False
+
+
+class SealedFile(Contract):
+    file: int = Field(ge=0, description="0-based index into the batch's files")
+    rows: int = Field(ge=1)
+    parts: list[SealedRows] = Field(min_length=1)
+
+
+class SealedBatch(Contract):
+    """`work/<batch>/sealed.json`: the rows that are put to the model, proved whole, and what is set aside."""
+
+    rows: int = Field(ge=0)
+    files: list[SealedFile]
+    set_aside: list[SetAside]
+
+
+class SealedBatchSummary(Contract):
+    """The result of Seal Batch. Without rows there is nothing to transform."""
+
+    rows: int
+    files: int
+    set_aside: int
+
+
+class PredictionsFile(Contract):
+    key: ObjectKey
+    rows: int = Field(ge=1)
+
+
+class ScoredFile(Contract):
+    """A file that was scored, and where its predictions are, in the order of its rows."""
+
+    source: ObjectVersion
+    name: str
+    rows: int = Field(ge=1)
+    predictions: list[PredictionsFile] = Field(min_length=1)
+
+
+class PredictionsManifest(Contract):
+    """`predictions/<recipe>/<batch>/manifest.json`: what was scored, by which model. Written last."""
+
+    batch: RunId
+    recipe: str
+    recipe_version: str | None
+    model_package: str
+    training_run: RunId
+    algorithm: str
+    task: Task
+    format: Literal["csv", "parquet"]
+    columns: list[str]
+    rows: int = Field(ge=0)
+    files: list[ScoredFile]
+    set_aside: list[SetAside]
+    created_at: datetime
+
+
+class PublishedPredictions(Contract):
+    """The result of Publish Predictions."""
+
+    manifest: str = Field(description="The S3 address of the manifest")
+    rows: int
+    files: int
+    set_aside: int
 
 
 class RunStatus(StrEnum):

@@ -143,5 +143,44 @@ def part_file_key(run: str, part: str, shard: int, number: int = 0) -> str:
     return f"{part_prefix(run, part)}part-{shard:05}" + (f"-{number:03}.pbr" if number else ".pbr")
 
 
+def batch_plan_key(batch: str) -> str:
+    return f"work/{batch}/batch.json"
+
+
+def rows_prefix(batch: str) -> str:
+    return f"work/{batch}/rows/"
+
+
+def rows_name(file: int, shard: int) -> str:
+    """What a shard read of one file of a batch, within `rows_prefix`; its answers are named so with `.out` behind."""
+    return f"{file:05}-{shard:05}.pbr"
+
+
+def kept_rows_key(batch: str, file: int, shard: int) -> str:
+    """The kept columns of the same rows."""
+    return f"work/{batch}/kept/{file:05}-{shard:05}.arrows"
+
+
+def rows_manifest_key(batch: str) -> str:
+    """The manifest of the rows that the transform job reads."""
+    return f"work/{batch}/rows.manifest"
+
+
+def sealed_batch_key(batch: str) -> str:
+    return f"work/{batch}/sealed.json"
+
+
+def scoring_prefix(recipe: str) -> str:
+    return f"scoring/{recipe}/"
+
+
+def predictions_prefix(recipe: str, batch: str) -> str:
+    return f"predictions/{recipe}/{batch}/"
+
+
+def predictions_manifest_key(recipe: str, batch: str) -> str:
+    return f"{predictions_prefix(recipe, batch)}manifest.json"
+
+
 def model_prefix(recipe: str, run: str) -> str:
     return f"models/{recipe}/{run}"
