@@ -12,6 +12,7 @@
     |-- LeaseExpired           the resource was still there at its deadline and was taken down
     |-- PredictionFailed       the endpoint refused or garbled the test rows
     |-- StillClosing           a resource is not gone yet; the workflow looks again
+    |-- ChampionMoved          another model became the champion meanwhile; the workflow compares again
     `-- ServiceUnavailable     AWS took no call for now: throttling or an outage; the workflow tries again later
 
 A class's name is what `Retry` and `Catch` match in the workflow file; its message is written for the user: what
@@ -67,6 +68,10 @@ class PredictionFailed(DropmillError):
 
 class StillClosing(DropmillError):
     """A resource is not gone yet."""
+
+
+class ChampionMoved(DropmillError):
+    """Another run's model became the champion meanwhile; the workflow compares again."""
 
 
 class ServiceUnavailable(DropmillError):

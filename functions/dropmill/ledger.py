@@ -3,6 +3,7 @@
     pk           sk              what
     RUN#<run>    META            the run: open or closed, its execution, how it ended, whether its end was announced
     RUN#<run>    LEASE#<step>    a lease: intended -> created -> closing -> closed
+    CHAMPION#<recipe>  META      the recipe's model in use
 
 Two sparse indexes: `open` (partition `open`: "run" or "lease") holds what still needs looking after, `runs`
 (partition `listing`) lists runs by their start. Times are whole seconds since the epoch. Every change of state is one
@@ -22,7 +23,7 @@ from boto3.dynamodb.conditions import Key
 from botocore.exceptions import ClientError
 
 from dropmill import aws
-from dropmill.contracts import ObjectVersion, RunStatus
+from dropmill.contracts import Champion, ObjectVersion, RunStatus
 from dropmill.errors import RunClosed
 from dropmill.naming import Step
 from dropmill.settings import setting
@@ -34,6 +35,7 @@ CLAIM_SECONDS = 300
 
 _META = "META"
 _LEASE = "LEASE#"
+_CHAMPION = "CHAMPION#"
 
 
 class LeaseState(StrEnum):
@@ -437,6 +439,14 @@ def forget_token(lease: Lease) -> None:
         condition="#state = :closed AND attribute_not_exists(#token)",
         closed=LeaseState.CLOSED.value,
     )
+
+
+def find_champion(recipe: str) -> Champion | None:
+    """The recipe's model in use."""
+    item: dict[str, Any] | None = (
+        _table().get_item(Key={"pk": f"{_CHAMPION}{recipe}", "sk": _META}, ConsistentRead=True).get("Item")
+    )
+    return Champion.model_validate_json(item["champion"]) if item and item.get("champion") else None
 
 
 def _query(index: str, condition: Any) -> Iterator[dict[str, Any]]:
