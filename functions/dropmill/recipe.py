@@ -14,6 +14,9 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -21,6 +24,7 @@ from pydantic_core import ErrorDetails
 from dropmill import algorithms
 from dropmill.algorithms.hyperparameters import AUTO
 from dropmill.errors import InvalidRecipe, several
+from dropmill.gates import Gate, check_metric, parse_gate
 from dropmill.labels import class_name
 
 RECIPE_NAME = re.compile(r"[a-z0-9](-?[a-z0-9])*")
@@ -115,6 +119,12 @@ class DataOptions(Section):
         default="refuse", description="What becomes of empty cells: an error, 0, or the column's mean"
     )
     drop_columns: list[str] = Field(default_factory=list, max_length=10_000)
+    id: Label | None = Field(
+        default=None, description="The column that tells rows apart: carried to the predictions, never a feature"
+    )
+    keep: list[Label] = Field(
+        default_factory=list, max_length=100, description="More columns that are carried along, and are no features"
+    )
     scale: Literal["none", "255"] = Field(default="none", description="255: every feature is divided by 255")
     split: Split = Split()
 
@@ -130,6 +140,27 @@ class DataOptions(Section):
         if self.positive is not None and class_name(self.positive) not in names:
             raise ValueError(f"positive is {_cut(self.positive)!r}, which is none of the classes")
         return self
+
+    @model_validator(mode="after")
+    def carries_each_column_once(self) -> Self:
+        seen = set[str]()
+        for name in self.carried:
+            if name in seen:
+                raise ValueError(f"{_cut(name)!r} is given twice under id and keep; give it once")
+            if name in _OF_PREDICTIONS or name.startswith(SCORE_OF_CLASS):
+                raise ValueError(f"a column {_cut(name)!r} can't be carried along: predictions have one of that name")
+            seen.add(name)
+        return self
+
+    @property
+    def carried(self) -> list[str]:
+        """The columns that predictions are joined to, the id first."""
+        return [*([] if self.id is None else [self.id]), *self.keep]
+
+
+SCORE_OF_CLASS = "score_"
+"""Before the name of a class: the column of its scores in predictions."""
+_OF_PREDICTIONS = {"row", "prediction", "score", "distance"}
 
 
 class TrainingOptions(Section):
@@ -222,6 +253,59 @@ class EvaluationOptions(Section):
         return self
 
 
+class ScoringOptions(Section):
+    """How what arrives under scoring/ is predicted, by the champion that was trained with this recipe."""
+
+    format: Literal["csv", "parquet"] = Field(default="csv", description="What predictions are written as")
+    instance_type: InstanceType = "ml.m5.large"
+    instance_count: int = Field(default=1, ge=1, le=10)
+
+
+_GATE_PATTERN = r"^\s*(>=|<=|>|<)\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\s*$"
+GateText = Annotated[str, WithJsonSchema({"type": "string", "pattern": _GATE_PATTERN})]
+
+
+class Gates(Section):
+    """What a model must reach on the test rows before it may be used: a comparison for each metric that counts."""
+
+    accuracy: GateText | None = None
+    precision: GateText | None = None
+    recall: GateText | None = None
+    f1: GateText | None = None
+    roc_auc: GateText | None = None
+    rmse: GateText | None = None
+    mae: GateText | None = None
+    r2: GateText | None = None
+    msd: GateText | None = None
+    purity: GateText | None = None
+    nmi: GateText | None = None
+
+    @field_validator("*")
+    @classmethod
+    def is_a_gate(cls, text: str | None, field: ValidationInfo) -> str | None:
+        if text is not None:
+            parse_gate(str(field.field_name), text)
+        return text
+
+    @property
+    def listed(self) -> list[Gate]:
+        return [parse_gate(name, text) for name, text in self if text is not None]
+
+
+class ChampionRule(Section):
+    """By what a challenger must beat the recipe's model in use."""
+
+    metric: str | None = Field(default=None, description="One of the task's; else f1, accuracy, rmse or msd")
+    margin: float = Field(default=0, ge=0, allow_inf_nan=False, description="By how much it must be better, at least")
+
+    @field_validator("metric")
+    @classmethod
+    def is_a_metric(cls, metric: str | None) -> str | None:
+        if metric is not None:
+            check_metric(metric)
+        return metric
+
+
 class Limits(Section):
     instance_hours: float = Field(default=8, gt=0, le=10_000, description="Runtime x instances, at most")
 
@@ -235,6 +319,12 @@ class Recipe(Section):
     training: TrainingOptions = TrainingOptions()
     tuning: TuningOptions | None = None
     evaluation: EvaluationOptions = EvaluationOptions()
+    gates: Gates = Gates()
+    champion: ChampionRule = ChampionRule()
+    approval: Literal["automatic", "manual"] = Field(
+        default="automatic", description="manual: a model that passes waits until a person approves it"
+    )
+    scoring: ScoringOptions = ScoringOptions()
     limits: Limits = Limits()
 
     @model_validator(mode="after")
