@@ -356,10 +356,12 @@ class DeployInput(LaunchInput):
 
 
 class TransformInput(LaunchInput):
-    """The input of Launch Transform and Launch Champion Transform."""
+    """The input of Launch Transform, also as Launch Champion Transform and in the scoring workflow."""
 
     model: str
+    rows: Literal["test", "batch"] = Field(default="test", description="A run's test part, or a batch's sealed rows")
     champion: bool = Field(default=False, description="The champion's answers to the rows, not the run's own model's")
+    algorithm: str | None = Field(default=None, description="The champion's; a run's own model has the recipe's")
     round: int = Field(default=1, ge=1)
 
 
@@ -428,7 +430,7 @@ class EvaluateInput(Contract):
 
 class ModelInput(Contract):
     run_id: RunId
-    artifact: str
+    artifact: str | None = Field(default=None, description="None: a batch, which is scored by its champion")
     round: int = Field(default=1, ge=1, description="How often the run has been evaluated against a champion, from 1")
 
 
@@ -447,6 +449,54 @@ class Evaluation(Contract):
 
 class TornDown(Contract):
     open_leases: int
+
+
+class Decision(StrEnum):
+    """What becomes of a judged model."""
+
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    WAITING = "waiting"
+    """A person decides."""
+
+
+class JudgeInput(Contract):
+    run_id: RunId
+    round: int = Field(ge=1, description="How often the run has been evaluated against a champion, from 1")
+    champion_version: int = Field(ge=0, description="Of the champion's pointer as this round read it; 0: no champion")
+    incomparable: str | None = Field(default=None, description="Why the champion was not asked, in words")
+
+
+class JudgedModel(Contract):
+    """The result of Judge Model."""
+
+    verdict: Decision
+    reasons: list[str] = Field(description="In words; what was decisive comes first")
+
+
+class Judgement(JudgedModel):
+    """`runs/<run>/verdict.json`."""
+
+    run_id: RunId
+    round: int = Field(ge=1)
+    champion_version: int = Field(ge=0)
+    champion: str | None = Field(default=None, description="The model package that the model was compared with")
+    champion_run: RunId | None = None
+    metric: str = Field(description="By which a challenger is compared with the champion")
+    margin: float = Field(ge=0)
+    judged_at: datetime
+
+
+class RegisterInput(JudgeInput):
+    training: TrainedModel = Field(description="Whose artifact is registered")
+
+
+class RegisteredModel(Contract):
+    """The result of Register Model."""
+
+    package: str = Field(description="The ARN of the model package")
+    verdict: Decision
+    champion: bool = Field(description="Whether the model is the champion now")
 
 
 class Metrics(Contract):

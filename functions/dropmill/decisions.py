@@ -9,6 +9,7 @@ from dropmill.algorithms import InvalidHyperparameters
 from dropmill.algorithms.hyperparameters import AUTO
 from dropmill.contracts import Layout, Task
 from dropmill.errors import InvalidDrop, InvalidRecipe
+from dropmill.gates import misplaced
 from dropmill.labels import class_name, number_of
 from dropmill.recipe import Recipe
 
@@ -194,6 +195,27 @@ def check_objective(recipe: Recipe, task: Task) -> None:
             )
     elif not metric.startswith(_OBJECTIVES_OF[task]):
         raise InvalidRecipe(f"tuning.objective is {objective}, which does not judge a {task.value} model")
+
+
+def check_metrics(recipe: Recipe, layout: Layout, task: Task) -> None:
+    """A model that is judged by what its task or its rows don't have can never be approved.
+
+    Raises:
+        InvalidRecipe: a gate or the champion's metric does not suit the task.
+    """
+    asked = {f"gates.{gate.metric}": gate.metric for gate in recipe.gates.listed}
+    if recipe.champion.metric is not None:
+        asked["champion.metric"] = recipe.champion.metric
+    for key, metric in asked.items():
+        for problem in misplaced([metric], task):
+            raise InvalidRecipe(f"{key}: {problem}")
+        if metric in _BY_LABELS and not layout.labelled:
+            raise InvalidRecipe(f"{key}: {metric} compares clusters with labels, and these rows have none")
+        if metric == "roc_auc" and recipe.algorithm == "knn":
+            raise InvalidRecipe(f"{key}: roc_auc needs scores, and knn answers with labels alone")
+
+
+_BY_LABELS = {"purity", "nmi"}
 
 
 def planned_hyperparameters(recipe: Recipe, layout: Layout, task: Task) -> dict[str, str]:

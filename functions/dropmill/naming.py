@@ -9,8 +9,11 @@ from dropmill.recipe import RECIPE_NAME, RECIPE_NAME_MAX
 SAGEMAKER_NAME_MAX: Final = 32
 """A tuning job's limit, the shortest of all SageMaker names."""
 
+PACKAGE_GROUP_MAX: Final = 63
+
 STACK_TAG: Final = "dropmill:stack"
 RUN_TAG: Final = "dropmill:run"
+RECIPE_TAG: Final = "dropmill:recipe"
 
 Step = Literal[
     "training",
@@ -97,6 +100,21 @@ def sagemaker_name(recipe: str, run: str, step: Step, attempt: int) -> str:
     return f"{slug}-{_digest(run)}-{_STEP_SLUGS[step]}-{attempt}"
 
 
+def package_group(stack: str, recipe: str) -> str:
+    """The name of a recipe's model package group: `<stack>-<recipe>`, or a digest for what is too long of the recipe.
+
+    Raises ValueError for a stack whose name alone is too long.
+    """
+    name = f"{stack}-{recipe}"
+    if len(name) <= PACKAGE_GROUP_MAX:
+        return name
+    short = f"{stack}-{_digest(recipe)}"
+    if len(short) > PACKAGE_GROUP_MAX:
+        most = PACKAGE_GROUP_MAX - 1 - _DIGEST_DIGITS
+        raise ValueError(f"the stack's name {stack} is too long for model package groups; it may have {most} letters")
+    return short
+
+
 def recipe_key(recipe: str) -> str:
     return f"recipes/{recipe}.yaml"
 
@@ -111,6 +129,14 @@ def dataset_key(run: str) -> str:
 
 def metrics_key(run: str) -> str:
     return f"runs/{run}/metrics.json"
+
+
+def verdict_key(run: str) -> str:
+    return f"runs/{run}/verdict.json"
+
+
+def model_quality_key(run: str) -> str:
+    return f"runs/{run}/model-quality.json"
 
 
 def report_key(run: str) -> str:
