@@ -67,6 +67,29 @@ class RunInput(Contract):
     drop: ObjectVersion
 
 
+class RunKind(StrEnum):
+    """What a row of the ledger's runs stands for."""
+
+    TRAINING = "training"
+    SCORING = "scoring"
+    """A batch: one execution of the scoring workflow."""
+    ENDPOINT = "endpoint"
+    """An endpoint that was brought up by hand, for a while."""
+
+
+class BatchInput(Contract):
+    """The input of an execution of the scoring workflow. Its run id, the batch's, is the execution's name."""
+
+    run_id: RunId
+    recipe: str
+
+
+class ClaimInput(BatchInput):
+    """The input of Claim Files: an execution's input, and the execution."""
+
+    execution_arn: str
+
+
 class RunReference(Contract):
     """The input of every state that finds what it needs in S3 and the ledger."""
 
@@ -524,6 +547,26 @@ class ChampionMetrics(Contract):
 # Scoring
 
 
+class ClaimedFiles(Contract):
+    """The result of Claim Files. `shards` are the items of Convert Rows: numbers only."""
+
+    claimed: int = Field(description="Files that this batch deals with, those that it sets aside among them")
+    shards: list[int]
+    concurrency: int = Field(ge=1, le=40, description="How many shards are converted at once")
+
+
+class StartedBatch(Contract):
+    batch: RunId
+    recipe: str
+    started: bool = Field(description="False: it had been started before")
+
+
+class StartedBatches(Contract):
+    """The result of Start Scoring."""
+
+    batches: list[StartedBatch]
+
+
 class SetAside(Contract):
     """A file that a batch does not score, and up to ten reasons why."""
 
@@ -673,8 +716,9 @@ class RunRecord(Contract):
     """`runs/<run>/run.json`: how a run ended, for people and programs alike."""
 
     run_id: RunId
+    kind: RunKind = RunKind.TRAINING
     recipe: str
-    drop: ObjectVersion
+    drop: ObjectVersion | None = Field(default=None, description="What a training run was started by")
     status: RunStatus
     started_at: datetime
     ended_at: datetime
@@ -684,7 +728,30 @@ class RunRecord(Contract):
     cause: str | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     report: str | None = None
+    batch: "BatchRecord | None" = Field(default=None, description="What a batch that published its predictions did")
     leases: list["LeaseRecord"] = Field(default_factory=list)
+
+
+class BatchRecord(Contract):
+    """What a batch did, in short; its manifest says the rest."""
+
+    manifest: str = Field(description="The S3 address of the manifest")
+    model_package: str
+    training_run: RunId
+    files: int
+    rows: int
+    set_aside: int
+    reasons: list[str] = Field(default_factory=list, max_length=PROBLEMS_MAX, description="Why files were set aside")
+
+    @property
+    def words(self) -> str:
+        """For listings."""
+        scored = f"{self.rows:,} rows of {_counted(self.files, 'file')} scored"
+        return scored + (f", {_counted(self.set_aside, 'file')} set aside" if self.set_aside else "")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 class LeaseRecord(Contract):

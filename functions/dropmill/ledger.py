@@ -23,7 +23,7 @@ from boto3.dynamodb.conditions import Key
 from botocore.exceptions import ClientError
 
 from dropmill import aws
-from dropmill.contracts import Champion, ObjectVersion, RunStatus
+from dropmill.contracts import Champion, ObjectVersion, RunKind, RunStatus
 from dropmill.errors import RunClosed
 from dropmill.naming import Step
 from dropmill.settings import setting
@@ -93,15 +93,21 @@ class Lease:
 class Run:
     run_id: str
     recipe: str
-    drop: ObjectVersion
+    drop: ObjectVersion | None
     execution_arn: str
+    """Empty for an endpoint that was brought up by hand: no workflow looks after it."""
     started_at: int
+    kind: RunKind = RunKind.TRAINING
     closed: bool = False
     status: RunStatus = RunStatus.RUNNING
     ended_at: int | None = None
     error: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     report: str | None = None
+    note: str | None = None
+    """What else to say of it in a listing."""
+    committed: bool = False
+    """A batch whose predictions count."""
 
 
 def _table() -> Table:
@@ -149,7 +155,7 @@ def open_run(run: Run) -> bool:
         **_run_key(run.run_id),
         "run_id": run.run_id,
         "recipe": run.recipe,
-        "drop": run.drop.model_dump_json(),
+        "kind": run.kind.value,
         "execution_arn": run.execution_arn,
         "started_at": run.started_at,
         "closed": False,
@@ -158,6 +164,8 @@ def open_run(run: Run) -> bool:
         "since": run.started_at,
         "listing": "run",
     }
+    if run.drop is not None:
+        item["drop"] = run.drop.model_dump_json()
     try:
         _table().put_item(Item=item, ConditionExpression="attribute_not_exists(pk)")
     except ClientError as error:
@@ -191,18 +199,26 @@ def record_end(
     error: str | None,
     metrics: dict[str, float],
     report: str | None,
+    note: str | None = None,
 ) -> None:
     """Keep with the run's row how the run ended, for listings."""
     _update(
         _run_key(run_id),
-        "SET #status = :status, #ended_at = :ended_at, #error = :error, #metrics = :metrics, #report = :report",
+        "SET #status = :status, #ended_at = :ended_at, #error = :error, #metrics = :metrics, #report = :report,"
+        " #note = :note",
         condition="attribute_exists(pk)",
         status=status.value,
         ended_at=ended_at,
         error=error,
         metrics=json.dumps(metrics),
         report=report,
+        note=note,
     )
+
+
+def commit_run(run_id: str) -> bool:
+    """Let what a batch has made count from here on; False where its run was closed before."""
+    return _update(_run_key(run_id), "SET #committed = :yes", condition="#closed = :no", yes=True, no=False)
 
 
 def settle_run(run_id: str) -> bool:
@@ -345,11 +361,11 @@ def mark_created(lease: Lease, now: int) -> bool:
 
 
 def keep(lease: Lease, deadline: int) -> bool:
-    """Let a created resource stay until the deadline, whatever becomes of its run; False where it is closing."""
+    """Let a created resource stay until the deadline, whatever becomes of its run; False where it is kept already."""
     return _update(
         _lease_key(lease.run_id, lease.step),
         "SET #kept = :yes, #deadline = :deadline, #since = :deadline",
-        condition="#attempt = :attempt AND #state = :created",
+        condition="#attempt = :attempt AND #state = :created AND attribute_not_exists(#kept)",
         created=LeaseState.CREATED.value,
         attempt=lease.attempt,
         yes=True,
@@ -463,15 +479,18 @@ def _run(item: dict[str, Any]) -> Run:
     return Run(
         run_id=item["run_id"],
         recipe=item["recipe"],
-        drop=ObjectVersion.model_validate_json(item["drop"]),
+        drop=ObjectVersion.model_validate_json(item["drop"]) if "drop" in item else None,
         execution_arn=item["execution_arn"],
         started_at=int(item["started_at"]),
+        kind=RunKind(item.get("kind", RunKind.TRAINING)),
         closed=item["closed"],
         status=RunStatus(item["status"]),
         ended_at=int(item["ended_at"]) if "ended_at" in item else None,
         error=item.get("error"),
         metrics=json.loads(item.get("metrics", "{}")),
         report=item.get("report"),
+        note=item.get("note"),
+        committed=item.get("committed", False),
     )
 
 

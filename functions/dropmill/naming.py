@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 from dropmill.recipe import RECIPE_NAME, RECIPE_NAME_MAX
@@ -90,6 +91,16 @@ def run_id(recipe: str, bucket: str, key: str, version_id: str | None, recipe_te
     """`<recipe>-<12 hex digits>` of the drop's identity and the recipe's text; a rerun adds `-2`, `-3`."""
     digest = _digest(bucket, key, version_id or "", recipe_text)
     return f"{recipe}-{digest}" + (f"-{rerun}" if rerun > 1 else "")
+
+
+def batch_id(recipe: str, moment: datetime, *, by_hand: bool = False) -> str:
+    """`<recipe>-score-<yyyymmddThhmm>` in UTC, of the minute for which it is scheduled; by hand, of the second."""
+    return f"{recipe}-score-{moment.astimezone(UTC):{'%Y%m%dt%H%M%S' if by_hand else '%Y%m%dt%H%M'}}"
+
+
+def endpoint_run_id(recipe: str, moment: datetime) -> str:
+    """The run of an endpoint that is brought up by hand."""
+    return f"{recipe}-endpoint-{moment.astimezone(UTC):%Y%m%dt%H%M%S}"
 
 
 def sagemaker_name(recipe: str, run: str, step: Step, attempt: int) -> str:
@@ -194,6 +205,11 @@ def rows_manifest_key(batch: str) -> str:
 
 def sealed_batch_key(batch: str) -> str:
     return f"work/{batch}/sealed.json"
+
+
+def staged_manifest_key(batch: str) -> str:
+    """The manifest of a batch's predictions before they count."""
+    return f"work/{batch}/manifest.json"
 
 
 def scoring_prefix(recipe: str) -> str:
