@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dropmill.contracts import Layout, Part, Unit
@@ -13,6 +14,8 @@ from dropmill.data.checks import (
     NOT_FINITE,
     ClassIndex,
     Problems,
+    class_name,
+    numbered,
     refuse,
 )
 from dropmill.data.labels import number_targets, text_cells, text_targets
@@ -84,9 +87,16 @@ def rows_of(
         first += len(block)
         if not good.all():
             matrix, targets = matrix[good], None if targets is None else targets[good]
-        yield Rows(matrix, targets, part)
+        kept = _kept(block[:, layout.kept_columns][good]) if layout.kept_columns else None
+        yield Rows(matrix, targets, part, kept)
     if own is not None:
         next(own, None)  # so that it reads on to where damage shows
+
+
+def _kept(block: NDArray[Any]) -> Any:
+    """Columns of numbers as texts."""
+    texts = [pa.array([class_name(cell) for cell in column.tolist()], pa.string()) for column in block.T]
+    return pa.RecordBatch.from_arrays(texts, names=numbered(len(texts)))
 
 
 def _step(features: StoredArray, labels: StoredArray | None = None) -> int:

@@ -2,13 +2,14 @@
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dropmill.contracts import PROBLEMS_MAX, FoundProblem, Problem, listed
+from dropmill.contracts import PROBLEMS_MAX, FileFormat, FoundProblem, Layout, Problem, listed
 from dropmill.errors import InvalidDrop
 from dropmill.labels import class_name as class_name
 from dropmill.recipe import DataOptions
@@ -27,6 +28,7 @@ BLOCK_BYTES = 16 << 20
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 DEFAULT_LABEL = "label"
+PANDAS_INDEX = re.compile(r"__index_level_[0-9]+__")
 
 NOT_FINITE = "is not a finite number: mend the row or leave it out"
 UNKNOWN_CLASS = "is none of the classes: mend the label, or list it under data.classes in the recipe"
@@ -80,8 +82,19 @@ def _positions(columns: Sequence[str]) -> dict[str, int]:
     return {name: index for index, name in enumerate(columns)}
 
 
+class ScoredColumns(DataOptions):
+    """The options of rows to be scored: their features are those that the model learned from, whatever else there is.
+
+    No label is asked for; one that is there is passed over.
+    """
+
+    trained: Layout
+
+
 def label_column(file_name: str, columns: Sequence[str], options: DataOptions) -> int | None:
     """The column that the recipe's `label` means; without one, a column named `label`, or none."""
+    if isinstance(options, ScoredColumns):
+        return None
     index = _find_column(_positions(columns), options.label or DEFAULT_LABEL)
     if options.label is None:
         return index
@@ -95,9 +108,15 @@ def label_column(file_name: str, columns: Sequence[str], options: DataOptions) -
 
 
 def feature_columns(file_name: str, columns: Sequence[str], label: int | None, options: DataOptions) -> list[int]:
-    """Every column but the label and the dropped ones, in file order; at least one."""
-    left_out = set() if label is None else {label}
+    """Every column but the label, the dropped ones and those that are carried along, in file order; at least one.
+
+    Of rows to be scored, those that the model learned from, in file order.
+    """
+    if isinstance(options, ScoredColumns):
+        return sorted(trained_columns(file_name, columns, options))
     positions = _positions(columns)
+    # Training data need not have what is carried from scoring data to predictions.
+    left_out = {_find_column(positions, name) for name in options.carried} | {label}
     for name in options.drop_columns:
         index = _find_column(positions, name)
         if index is None:
@@ -109,6 +128,70 @@ def feature_columns(file_name: str, columns: Sequence[str], label: int | None, o
     if not features:
         refuse(file_name, "no column is left to learn from, besides the label and drop_columns")
     return features
+
+
+def trained_columns(file_name: str, columns: Sequence[str], options: ScoredColumns) -> list[int]:
+    """The columns of rows to be scored that the model learned from, in the model's order.
+
+    They are found by name; where the columns of either have no names, by position: as in the rows that the model
+    learned from, with or without the label, else all but those that are carried along. Raises InvalidDrop for columns
+    that are missing. Whether they are as many as the model knows is for the caller to see.
+    """
+    trained = options.trained
+    positions = _positions(columns)
+    if trained.format is FileFormat.PARQUET and trained.feature_array in positions:
+        return [positions[trained.feature_array]]
+    named = list(columns) != numbered(len(columns))
+    if named and _has_names(trained):
+        names = [trained.columns[index] for index in trained.feature_columns]
+        missing = [name for name in names if name not in positions]
+        if missing:
+            shown = ", ".join(repr(shortened(name)) for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
+            what = "column" if len(missing) == 1 else f"{len(missing)} columns"
+            refuse(file_name, f"lacks the {what} {shown}, from which the model learned")
+        return [positions[name] for name in names]
+    left_out = set(kept_columns(file_name, columns, options))
+    if not named and len(columns) == len(trained.columns):
+        return trained.feature_columns
+    if not named and _is_without_label(columns, trained):
+        label = trained.label_column or 0
+        return [index - (index > label) for index in trained.feature_columns]
+    if named:
+        left_out |= (
+            {positions[options.label or DEFAULT_LABEL]} if (options.label or DEFAULT_LABEL) in positions else set()
+        )
+        left_out |= {index for index, name in enumerate(columns) if PANDAS_INDEX.fullmatch(name)}
+    return [index for index in range(len(columns)) if index not in left_out]
+
+
+def kept_columns(file_name: str, columns: Sequence[str], options: DataOptions) -> list[int]:
+    """The columns of rows to be scored that are carried to the predictions; none of rows to learn from."""
+    if not isinstance(options, ScoredColumns):
+        return []
+    trained = options.trained
+    positions = _positions(columns)
+    found = []
+    for name in options.carried:
+        index = _find_column(positions, name)
+        if index is not None and name not in positions:
+            # An index means a column of the rows that the model learned from.
+            if list(columns) == numbered(len(columns)):
+                index -= _is_without_label(columns, trained) and index > (trained.label_column or 0)
+            elif _has_names(trained) and index < len(trained.columns):
+                index = positions.get(trained.columns[index])
+        if index is None:
+            rule = f"there is no column {shortened(name)!r} to carry along (data.id, data.keep)"
+            refuse(file_name, f"{rule}; {_what_there_is(columns)}")
+        found.append(index)
+    return found
+
+
+def _has_names(layout: Layout) -> bool:
+    return layout.feature_array is None and layout.columns != numbered(len(layout.columns))
+
+
+def _is_without_label(columns: Sequence[str], trained: Layout) -> bool:
+    return trained.label_column is not None and len(columns) == len(trained.columns) - 1
 
 
 def _what_there_is(columns: Sequence[str]) -> str:

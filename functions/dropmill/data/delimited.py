@@ -26,6 +26,7 @@ from dropmill.data.checks import (
     ClassIndex,
     Problems,
     feature_columns,
+    kept_columns,
     label_column,
     numbered,
     refuse,
@@ -42,6 +43,9 @@ WIDE_COLUMNS = 2000
 
 _SCAN_BYTES = 4 << 20
 _ONE_BLOCK = 4 * lines.MAX_LINE_BYTES  # more than any slice
+_Table = tuple[Float32Array, Float64Array | None, Any]
+"""Features [n, d], labels [n], and a record batch of what is kept, or None."""
+
 _TEXTS = pa.dictionary(pa.int32(), pa.string())
 _NAN_OF_C = re.compile(rb"nan\(", re.IGNORECASE)  # a spelling that pyarrow takes, and nobody means
 _MISSING = [
@@ -75,6 +79,7 @@ def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
         columns=head.columns,
         label_column=label,
         feature_columns=features,
+        kept_columns=kept_columns(file.name, head.columns, options),
     )
     if gzipped:
         return Look(layout)
@@ -120,26 +125,37 @@ def read(
 ) -> Iterator[Rows]:
     """Yield the rows of a piece; `dropmill.data.rows` says how."""
     step = max(1, ROWS_BYTES // (4 * layout.feature_dim))
-    for features, labels in _tables(file, layout, piece, problems, progress, divided=dropped.unit is Unit.LINES):
+    for features, labels, kept in _tables(file, layout, piece, problems, progress, divided=dropped.unit is Unit.LINES):
         for at in range(0, len(features), step):
             rows = slice(at, at + step)
-            yield Rows(features[rows], None if labels is None else labels[rows])
+            yield Rows(
+                features[rows],
+                None if labels is None else labels[rows],
+                kept=None if kept is None else kept.slice(at, step),
+            )
 
 
 def _tables(
     file: OpenFile, layout: Layout, piece: Piece, problems: Problems, progress: Progress, *, divided: bool
-) -> Iterator[tuple[Float32Array, Float64Array | None]]:
+) -> Iterator[_Table]:
     parser = _Parser(layout, divided=divided)
     for part in _slices(file, layout, piece, progress, divided=divided):
         table = parser.table(part.data)
         if table is None:
             found = cells.rows(part, layout.delimiter, problems, quoted_line_ends=not divided)
-            numbers, labels = cells.numbers(found, layout, parser.classes, problems, progress)
-            table = numbers.astype(np.float32), labels
+            numbers, labels, texts = cells.numbers(found, layout, parser.classes, problems, progress)
+            table = numbers.astype(np.float32), labels, _kept(texts)
         else:
             progress.rows += len(table[0])
         del part  # nothing is kept of it while other pieces have their turns
         yield table
+
+
+def _kept(texts: list[list[str]]) -> Any:
+    """Columns of texts as a record batch; None if there are none."""
+    if not texts:
+        return None
+    return pa.RecordBatch.from_arrays([pa.array(column, pa.string()) for column in texts], numbered(len(texts)))
 
 
 def _slices(
@@ -216,14 +232,15 @@ class _Parser:
         self._columns = len(names)
         self._features = [names[index] for index in layout.feature_columns]
         self._label = None if layout.label_column is None else names[layout.label_column]
+        self._kept = [names[index] for index in layout.kept_columns]
         self._whole_numbers = True
         self._read_options = csv.ReadOptions(use_threads=False, block_size=_ONE_BLOCK, column_names=names)
 
-    def table(self, data: bytes) -> tuple[Float32Array, Float64Array | None] | None:
-        """The features [n, d] and the labels [n]; None if only a look at each cell could tell."""
+    def table(self, data: bytes) -> _Table | None:
+        """The features [n, d], the labels [n] and what is kept; None if only a look at each cell could tell."""
         if not self._is_plain(data):
             return None
-        if self._columns >= WIDE_COLUMNS and (table := self._wide_table(data)):
+        if self._columns >= WIDE_COLUMNS and not self._kept and (table := self._wide_table(data)):
             return table
         batch = None
         if self._whole_numbers and _may_be_whole_numbers(data):
@@ -235,14 +252,14 @@ class _Parser:
             return None
         labels = None
         if self._label is not None:
-            labels = self._labels(batch.column(len(self._features)))
+            labels = self._labels(batch.column(self._label))
             if labels is None:
                 return None
-            batch = batch.remove_column(len(self._features))
-        features = self._floats(batch)
-        return None if features is None else (features, labels)
+        features = self._floats(batch.select(self._features))
+        kept = batch.select(self._kept) if self._kept else None
+        return None if features is None else (features, labels, kept)
 
-    def _wide_table(self, data: bytes) -> tuple[Float32Array, Float64Array | None] | None:
+    def _wide_table(self, data: bytes) -> _Table | None:
         """The same of rows that hold nothing but numbers, each cell of which is read as if it were a row."""
         delimiter = self._delimiter.encode()
         if b'"' in data or self.classes is not None or not _all_rows_have(data, self._columns, delimiter):
@@ -265,7 +282,7 @@ class _Parser:
                 return None
         wanted = [int(name) for name in self._features]
         features = self._cast(numbers if len(wanted) == self._columns else numbers[:, wanted])
-        return None if features is None else (features, labels)
+        return None if features is None else (features, labels, None)
 
     def label_cells(self, data: bytes) -> Float64Array | list[str] | None:
         """The labels as numbers or names of classes; None if only a look at each cell could tell."""
@@ -286,8 +303,8 @@ class _Parser:
         return [known[index] for index in indexes] if isinstance(known, list) else known[indexes]
 
     def _batch(self, data: bytes, kind: pa.DataType) -> pa.RecordBatch | None:
-        """The features and then the label; the features are all of one kind."""
-        types = dict.fromkeys(self._features, kind)
+        """The features, the label and what is kept; the features are all of one kind."""
+        types = dict.fromkeys(self._features, kind) | dict.fromkeys(self._kept, pa.string())
         if self._label is not None:
             types[self._label] = pa.float64() if self.classes is None else _TEXTS
         table = self._parsed(data, types)

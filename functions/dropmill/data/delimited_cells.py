@@ -82,12 +82,13 @@ def rows(part: Slice, delimiter: str, problems: Problems, *, quoted_line_ends: b
 
 def numbers(
     found: Iterator[Row], layout: Layout, classes: ClassIndex | None, problems: Problems, progress: Progress
-) -> tuple[Float64Array, Float64Array | None]:
-    """The features [n, d], NaN where a value is missing, and the labels [n] of good rows.
+) -> tuple[Float64Array, Float64Array | None, list[list[str]]]:
+    """The features [n, d], NaN where a value is missing, the labels [n] and each kept column [n] of good rows.
 
     All rows are counted in `progress`, and the problems of those that are left out are noted.
     """
     features, labels = array("d"), array("d")
+    kept: list[list[str]] = [[] for _ in layout.kept_columns]
     for row in found:
         progress.rows += 1
         if row.cells is None or not _is_whole(row, layout, problems):
@@ -99,8 +100,10 @@ def numbers(
             features.extend(values)
             if label is not None:
                 labels.append(label)
+            for texts, index in zip(kept, layout.kept_columns, strict=True):
+                texts.append(row.cells[index])
     table: Float64Array = np.array(features, dtype=np.float64).reshape(-1, layout.feature_dim)
-    return table, None if layout.label_column is None else np.array(labels, dtype=np.float64)
+    return table, None if layout.label_column is None else np.array(labels, dtype=np.float64), kept
 
 
 def label_texts(found: Iterator[Row], layout: Layout, problems: Problems) -> list[str]:

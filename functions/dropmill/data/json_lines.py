@@ -40,6 +40,7 @@ from dropmill.data.checks import (
     Problems,
     class_name,
     feature_columns,
+    kept_columns,
     label_column,
     numbered,
     refuse,
@@ -102,11 +103,15 @@ class _Wanted:
 
 @dataclass(frozen=True)
 class _Table:
-    """Rows: `features` [n, d] with NaN where a value is missing, `labels` [n], and how many rows there were."""
+    """Rows: `features` [n, d] with NaN where a value is missing, `labels` [n], and how many rows there were.
+
+    `lines` are the numbers of the lines of good rows, where some may not be.
+    """
 
     features: Float64Array
     labels: Float64Array | list[str] | None
     seen: int
+    lines: set[int] | None = None
 
 
 def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
@@ -124,6 +129,7 @@ def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
         columns=columns,
         label_column=label,
         feature_columns=feature_columns(file.name, columns, label, options),
+        kept_columns=kept_columns(file.name, columns, options),
     )
     return Look(layout) if gzipped else Look(layout, unit=Unit.LINES, end=file.size)
 
@@ -162,7 +168,12 @@ def read(
         table = _table(part, wanted, problems)
         progress.rows += table.seen
         assert not isinstance(table.labels, list)  # noqa: S101  # said to the type checker: only `any_label` lets texts in
-        return Rows(table.features.astype(np.float32), table.labels)
+        kept = (
+            _kept(part, [layout.columns[index] for index in layout.kept_columns], table)
+            if layout.kept_columns
+            else None
+        )
+        return Rows(table.features.astype(np.float32), table.labels, kept=kept)
 
     parts = _slices(file, piece, progress, gzipped=layout.gzipped)
     # Mapped, so that nothing is kept of rows while other pieces have their turns.
@@ -262,12 +273,38 @@ def _decoded(line: bytes) -> Any:
         raise _Unreadable("the line is nested too deeply: write an object of numbers") from None
 
 
+# What is kept
+
+
+_AS_WRITTEN = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
+
+
+def _kept(part: lines.Slice, names: list[str], table: _Table) -> Any:
+    """The values of some keys of each good row, as texts: numbers as they are written, and none for null."""
+    rows = [
+        _AS_WRITTEN.decode(line.decode("utf-8", "replace").strip())
+        for number, line in _numbered(part)
+        if table.lines is None or number in table.lines
+    ]
+    texts = [pa.array([_kept_text(row, name) for row in rows], pa.string()) for name in names]
+    return pa.RecordBatch.from_arrays(texts, numbered(len(names)))
+
+
+def _kept_text(row: dict[str, Any] | list[Any], name: str) -> str:
+    value = row.get(name) if isinstance(row, dict) else row[int(name)]
+    if isinstance(value, str):
+        return _sound(value)
+    if isinstance(value, bool | list | dict):
+        return json.dumps(value, separators=(",", ":"))
+    return ""
+
+
 # Columns
 
 
 def _columns_of(first: lines.Slice, file_name: str, options: DataOptions) -> list[str]:
     """The names of the columns by the first lines of a file."""
-    dropped = set(options.drop_columns)
+    dropped = {*options.drop_columns, *options.carried}
     sizes: dict[str, int | None] = {}  # of the arrays that keys hold; 0 for a single value
     for number, (row, line) in enumerate(_numbered(first)):
         if number == _LOOK_LINES:
@@ -528,7 +565,8 @@ def _parse_lines(part: lines.Slice, wanted: _Wanted, problems: Problems) -> _Tab
     """Parse line by line, and say which cells are wrong."""
     features = array("d")
     labels: list[float | str] = []
-    seen = good = 0
+    good: set[int] = set()
+    seen = 0
     for row, line in _numbered(part):
         seen += 1
         before = len(problems.found)
@@ -538,16 +576,16 @@ def _parse_lines(part: lines.Slice, wanted: _Wanted, problems: Problems) -> _Tab
         numbers = [_feature(cells[index], index, row, wanted, problems) for index in wanted.features]
         label = None if wanted.label is None else _label(cells[wanted.label], row, wanted, problems)
         if len(problems.found) == before:
-            good += 1
+            good.add(row)
             features.extend(numbers)
             if label is not None:
                 labels.append(label)
-    rows = np.array(features, dtype=np.float64).reshape(good, len(wanted.features))
+    rows = np.array(features, dtype=np.float64).reshape(len(good), len(wanted.features))
     if wanted.label is None:
-        return _Table(rows, None, seen)
+        return _Table(rows, None, seen, good)
     if any(isinstance(label, str) for label in labels):
-        return _Table(rows, [str(label) for label in labels], seen)
-    return _Table(rows, np.array(labels, dtype=np.float64), seen)
+        return _Table(rows, [str(label) for label in labels], seen, good)
+    return _Table(rows, np.array(labels, dtype=np.float64), seen, good)
 
 
 def _cells_of_line(line: bytes, columns: _Columns, row: int, problems: Problems) -> list[Any] | None:

@@ -164,6 +164,7 @@ def read(
     rules = _Rules(
         first_index=layout.first_index,
         width=layout.feature_dim,
+        labels=layout.own_labels,
         classes=None if layout.classes is None else ClassIndex(layout.classes),
     )
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dropmill.contracts import DroppedFile, FileFormat, Layout, Piece, Unit
 from dropmill.data.array_files import Numbers, Seekable, StoredArray, check_features, read_head
 from dropmill.data.array_rows import label_cells_of, look_at, rows_of
-from dropmill.data.checks import Problems, feature_columns, label_column, numbered
+from dropmill.data.checks import Problems, feature_columns, kept_columns, label_column, numbered
 from dropmill.data.rows import Float64Array, Look, OpenFile, Progress, Rows
 from dropmill.recipe import DataOptions
 
@@ -25,6 +25,7 @@ def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
         columns=columns,
         label_column=label,
         feature_columns=feature_columns(file.name, columns, label, options),
+        kept_columns=kept_columns(file.name, columns, options),
     )
     return look_at(array, layout)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dropmill.contracts import DroppedFile, FileFormat, Layout, Piece
 from dropmill.data.array_files import StoredArray, check_features
 from dropmill.data.array_rows import check_labels, label_cells_of, rows_of
-from dropmill.data.checks import Problems, feature_columns, label_column, numbered, refuse
+from dropmill.data.checks import Problems, feature_columns, kept_columns, label_column, numbered, refuse
 from dropmill.data.npz_archive import Archive, open_archive
 from dropmill.data.rows import Float64Array, Look, OpenFile, Progress, Rows
 from dropmill.recipe import DataOptions
@@ -29,6 +29,7 @@ def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
         columns=columns,
         label_column=label,
         feature_columns=feature_columns(file.name, columns, label, options),
+        kept_columns=kept_columns(file.name, columns, options),
         feature_array=feature_array,
         label_array=label_array,
     )

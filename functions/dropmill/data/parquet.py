@@ -11,7 +11,6 @@ one, a window of each column, so one of many columns takes many reads. `parquet_
 
 import hashlib
 import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,9 +30,11 @@ from dropmill.data.checks import (
     MAX_COLUMNS,
     MAX_PROBLEMS,
     NOT_FINITE,
+    PANDAS_INDEX,
     ClassIndex,
     Problems,
     feature_columns,
+    kept_columns,
     label_column,
     numbered,
     refuse,
@@ -58,7 +59,6 @@ _WINDOW_BYTES = (64 << 10, 1 << 20)
 _BATCH_ROWS_MIN = 16
 _OPEN_PAGES_BYTES = 2 << 20  # of a column: a dictionary and a page, as large as most writers make them
 _LABEL_ROWS = 1 << 16
-_PANDAS_INDEX = re.compile(r"__index_level_[0-9]+__")
 
 _MISSING = "there is no value (null): fill it in, leave the row out, or say in the recipe what to do (data.missing)"
 _NOT_A_FEATURE = "can't be a feature: list it under drop_columns"
@@ -144,10 +144,11 @@ class _Columns:
     list_width: int | None = None
     label: str | None = None
     text_label: bool = False
+    kept: Sequence[str] = ()
 
     @property
     def names(self) -> list[str]:
-        return self.features if self.label is None else [*self.features, self.label]
+        return [*self.features, *self.kept, *([] if self.label is None else [self.label])]
 
 
 def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
@@ -163,20 +164,23 @@ def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
         features = [
             index
             for index in feature_columns(file.name, names, label, options)
-            if not _PANDAS_INDEX.fullmatch(names[index])
+            if not PANDAS_INDEX.fullmatch(names[index])
         ]
         if not features:
             refuse(file.name, "no column is left to learn from, besides the label, the index and drop_columns")
         single = names[features[0]] if len(features) == 1 else None
         lists = single if single is not None and _holds_lists(fields[single]) else None
+        kept = kept_columns(file.name, names, options)
         _check_types(file.name, fields, [] if lists else [names[index] for index in features], label)
+        _check_kept(file.name, fields, [names[index] for index in kept])
         if not any(rows):
             refuse(file.name, "there are no rows")
         columns = names
         if lists is not None:
             width = _list_width(stream, file, directory, lists)
-            columns = numbered(width) if label is None else [*numbered(width), names[label]]
+            columns = [*numbered(width), *(names[index] for index in kept), *([] if label is None else [names[label]])]
             features, label = list(range(width)), None if label is None else width
+            kept = [width + index for index in range(len(kept))]
     layout = Layout(
         format=FileFormat.PARQUET,
         gzipped=gzipped,
@@ -184,6 +188,7 @@ def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
         label_column=label,
         feature_columns=features,
         feature_array=lists,
+        kept_columns=kept,
     )
     return Look(layout, Unit.ROW_GROUPS, 0, len(rows), rows=sum(rows))
 
@@ -215,6 +220,20 @@ def _check_types(file_name: str, fields: dict[str, Any], features: Sequence[str]
     ]
     if said:
         raise InvalidDrop(said[0] if len(said) == 1 else several(said))
+
+
+def _check_kept(file_name: str, fields: dict[str, Any], kept: Sequence[str]) -> None:
+    for name in kept:
+        if not _is_plain(fields[name]):
+            rule = f"a column of type {_type_name(fields[name])} can't be carried along: store it as text"
+            refuse(file_name, rule, column=shortened(name))
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether values of the type are written as text in one way."""
+    if pa.types.is_dictionary(kind):
+        return _is_plain(kind.value_type)
+    return bool(_is_number(kind) or _is_text(kind) or pa.types.is_date(kind) or pa.types.is_timestamp(kind))
 
 
 def _type_name(kind: Any) -> str:
@@ -258,9 +277,11 @@ def _columns(directory: _Directory, layout: Layout, file_name: str) -> _Columns:
     label = None if layout.label_column is None else layout.columns[layout.label_column]
     lists = layout.feature_array
     features = [lists] if lists is not None else [layout.columns[index] for index in layout.feature_columns]
-    if any(name not in fields for name in features) or (label is not None and label not in fields):
+    kept = [layout.columns[index] for index in layout.kept_columns]
+    if any(name not in fields for name in [*features, *kept]) or (label is not None and label not in fields):
         refuse(file_name, f"the columns are not those that were there when the drop was inspected: {DAMAGED}")
     _check_types(file_name, fields, [] if lists else features, None if label is None else names.index(label))
+    _check_kept(file_name, fields, kept)
     if lists is not None and not _holds_lists(fields[lists]):
         refuse(file_name, f"a column of type {_type_name(fields[lists])} {_NOT_A_FEATURE}", column=shortened(lists))
     return _Columns(
@@ -268,6 +289,7 @@ def _columns(directory: _Directory, layout: Layout, file_name: str) -> _Columns:
         list_width=None if lists is None else layout.feature_dim,
         label=label,
         text_label=label is not None and _is_text(fields[label]),
+        kept=kept,
     )
 
 
@@ -409,9 +431,31 @@ def _rows(
         else:
             labels, known = _number_labels(cells, first, name, classes, problems)
         good &= known
+    kept = _kept(batch, columns) if columns.kept else None
     if good.all():
-        return Rows(features, labels)
-    return Rows(features[good], None if labels is None else labels[good])
+        return Rows(features, labels, kept=kept)
+    return Rows(
+        features[good],
+        None if labels is None else labels[good],
+        kept=None if kept is None else kept.filter(pa.array(good)),
+    )
+
+
+def _kept(batch: Any, columns: _Columns) -> Any:
+    """The kept columns as text, empty for null."""
+    first = len(columns.features)
+    texts = [pc.fill_null(_as_text(batch.column(first + at)), "") for at in range(len(columns.kept))]
+    return pa.RecordBatch.from_arrays(texts, names=numbered(len(texts)))
+
+
+def _as_text(column: Any) -> Any:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_timestamp(column.type) and column.type.tz is not None:
+        # In UTC, for which no table of time zones is needed.
+        texts = column.cast(pa.int64()).cast(pa.timestamp(column.type.unit)).cast(pa.string())
+        return pc.binary_join_element_wise(texts, "Z", "")
+    return column.cast(pa.string())
 
 
 # Features

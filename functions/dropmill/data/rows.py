@@ -22,7 +22,7 @@ begins in the piece; Seal Dataset knows how many lines came before.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,13 +66,15 @@ class Look:
 class Rows:
     """Some rows: `features` [n, d], contiguous, NaN where a value is missing; `labels` [n], or None.
 
-    Labels are numbers as the file has them, or indexes into `layout.classes`. `part` is where the rows belong if the
-    file itself says so.
+    `kept` are the `kept_columns` of the layout, if it has any, as a `pyarrow.RecordBatch` of texts, empty where there
+    is no value. Labels are numbers as the file has them, or indexes into `layout.classes`. `part` is where the rows
+    belong if the file itself says so.
     """
 
     features: Float32Array | SparseMatrix
     labels: Float64Array | None
     part: Part | None = None
+    kept: Any = None
 
     def __len__(self) -> int:
         return len(self.features)

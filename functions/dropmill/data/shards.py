@@ -1,4 +1,7 @@
-"""How a drop is divided among Lambdas: shards of interleaved pieces, so that none holds one part of a sorted drop."""
+"""How a drop is divided among Lambdas: shards of interleaved pieces, so that none holds one part of a sorted drop.
+
+Rows to be scored stay in their order instead.
+"""
 
 import heapq
 from collections.abc import Iterator, Sequence
@@ -34,6 +37,25 @@ def plan_shards(files: Sequence[DroppedFile]) -> list[Shard]:
         dealt[number].append(piece)
         heapq.heapreplace(loads, (load + size, number))
     return [Shard(number=number, pieces=held) for number, held in enumerate(dealt) if held]
+
+
+def plan_in_order(files: Sequence[DroppedFile]) -> list[Shard]:
+    """Divide `files` into shards of as many bytes, each of which is what follows the one before.
+
+    A shard holds at most one piece of each file, so that its rows of a file stand together.
+    """
+    total = sum(file.source.size for file in files)
+    shard_bytes = max(SHARD_BYTES, -(-total // SHARDS_MAX))
+    shards: list[list[Piece]] = []
+    room = 0
+    for index, file in enumerate(files):
+        for piece, size in _pieces(index, file, shard_bytes):
+            if not shards or size > room or shards[-1][-1].file == index:
+                shards.append([])
+                room = shard_bytes
+            shards[-1].append(piece)
+            room -= size
+    return [Shard(number=number, pieces=held) for number, held in enumerate(shards)]
 
 
 def _pieces(index: int, file: DroppedFile, piece_bytes: int) -> Iterator[tuple[Piece, int]]:
