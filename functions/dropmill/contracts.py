@@ -510,7 +510,9 @@ class Judgement(JudgedModel):
     judged_at: datetime
 
 
-class RegisterInput(JudgeInput):
+class RegisterInput(Contract):
+    run_id: RunId
+    round: int = Field(ge=1)
     training: TrainedModel = Field(description="Whose artifact is registered")
 
 
@@ -536,6 +538,7 @@ class Metrics(Contract):
     )
     notes: list[str] = Field(default_factory=list, description="What to know before believing the metrics")
     champion: "ChampionMetrics | None" = Field(default=None, description="The champion on the same rows")
+    incomparable: str | None = Field(default=None, description="Why the champion was not put to the same rows, in words")
 
 
 class ChampionMetrics(Contract):

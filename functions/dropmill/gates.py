@@ -31,6 +31,14 @@ METRICS: Mapping[str, tuple[str, ...]] = {
 }
 """The metrics by which each task (a `contracts.Task`, or its value) is judged."""
 
+CHAMPION_METRICS: Mapping[str, str] = {
+    "binary": "f1",
+    "multiclass": "accuracy",
+    "regression": "rmse",
+    "clustering": "msd",
+}
+"""By which models of each task are compared where the recipe names no metric."""
+
 Comparison = Literal[">=", ">", "<=", "<"]
 
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {

@@ -23,7 +23,7 @@ from boto3.dynamodb.conditions import Key
 from botocore.exceptions import ClientError
 
 from dropmill import aws
-from dropmill.contracts import Champion, ObjectVersion, RunKind, RunStatus
+from dropmill.contracts import Champion, Decision, ObjectVersion, RunKind, RunStatus
 from dropmill.errors import RunClosed
 from dropmill.naming import Step
 from dropmill.settings import setting
@@ -104,6 +104,8 @@ class Run:
     error: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     report: str | None = None
+    package: str | None = None
+    verdict: Decision | None = None
     note: str | None = None
     """What else to say of it in a listing."""
     committed: bool = False
@@ -175,6 +177,17 @@ def open_run(run: Run) -> bool:
     return True
 
 
+def record_package(run_id: str, package: str) -> None:
+    """Keep with the run's row which model package its model became."""
+    _update(_run_key(run_id), "SET #package = :package", condition="attribute_exists(pk)", package=package)
+
+
+def package_of(run_id: str) -> str | None:
+    """The ARN of the model package that a run's model became; None: it is not registered."""
+    run = find_run(run_id)
+    return run.package if run else None
+
+
 def find_run(run_id: str) -> Run | None:
     item = _table().get_item(Key=_run_key(run_id), ConsistentRead=True).get("Item")
     return _run(item) if item else None
@@ -199,19 +212,21 @@ def record_end(
     error: str | None,
     metrics: dict[str, float],
     report: str | None,
+    verdict: Decision | None = None,
     note: str | None = None,
 ) -> None:
     """Keep with the run's row how the run ended, for listings."""
     _update(
         _run_key(run_id),
         "SET #status = :status, #ended_at = :ended_at, #error = :error, #metrics = :metrics, #report = :report,"
-        " #note = :note",
+        " #verdict = :verdict, #note = :note",
         condition="attribute_exists(pk)",
         status=status.value,
         ended_at=ended_at,
         error=error,
         metrics=json.dumps(metrics),
         report=report,
+        verdict=verdict.value if verdict else None,
         note=note,
     )
 
@@ -489,6 +504,8 @@ def _run(item: dict[str, Any]) -> Run:
         error=item.get("error"),
         metrics=json.loads(item.get("metrics", "{}")),
         report=item.get("report"),
+        package=item.get("package"),
+        verdict=Decision(item["verdict"]) if item.get("verdict") else None,
         note=item.get("note"),
         committed=item.get("committed", False),
     )

@@ -17,6 +17,7 @@ class Settings:
     state_machine_arn: str = ""
     notification_topic_arn: str = ""
     conversion_concurrency: str = ""
+    code_version: str = ""
     aws_region: str = Field(default="us-east-1")
 
 

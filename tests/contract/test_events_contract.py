@@ -19,16 +19,19 @@ STEPS = [
     "create_model",
     "deploy_endpoint",
     "evaluate_model",
+    "follow_approval",
     "inspect_drop",
+    "judge_model",
     "launch_training",
     "launch_tuning",
+    "register_model",
     "resume_task",
     "seal_dataset",
     "start_run",
     "sweep_leases",
     "tear_down",
 ]
-RULED = ["close_run", "resume_task", "start_run"]
+RULED = ["close_run", "follow_approval", "resume_task", "start_run"]
 """Functions that a rule with a pattern calls; the schedule's event has nothing to match."""
 
 
@@ -43,6 +46,8 @@ def resolved(value: Any) -> Any:
                 "Drops": f"{STACK}-drops",
                 "TrainStateMachine": f"arn:aws:states:us-east-1:{ACCOUNT_ID}:stateMachine:{STACK}-TrainStateMachine",
             }[value["Ref"]]
+        if value.keys() == {"Fn::Sub"}:
+            return value["Fn::Sub"].replace("${AWS::StackName}", STACK)
         return {key: resolved(item) for key, item in value.items()}
     return value
 
