@@ -415,7 +415,7 @@ class CreatedModel(Contract):
     keep_endpoint: int = Field(default=0, ge=0, description="Seconds for which the evaluated endpoint stays")
     champion_model: str | None = Field(default=None, description="None: no champion, or none that can be compared")
     champion: str | None = Field(default=None, description="The ARN of the recipe's model package in use")
-    champion_version: int = Field(default=0, ge=0, description="The version of its pointer; 0: there is none")
+    champion_version: int = Field(default=0, ge=0, description="The version of its pointer; 0: it never had one")
     champion_run: RunId | None = None
     champion_algorithm: str | None = None
     incomparable: str | None = Field(default=None, description="Why the champion can't be compared, in words")
@@ -538,7 +538,9 @@ class Metrics(Contract):
     )
     notes: list[str] = Field(default_factory=list, description="What to know before believing the metrics")
     champion: "ChampionMetrics | None" = Field(default=None, description="The champion on the same rows")
-    incomparable: str | None = Field(default=None, description="Why the champion was not put to the same rows, in words")
+    incomparable: str | None = Field(
+        default=None, description="Why the champion was not put to the same rows, in words"
+    )
 
 
 class ChampionMetrics(Contract):
@@ -731,6 +733,11 @@ class RunRecord(Contract):
     cause: str | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     report: str | None = None
+    verdict: Decision | None = Field(default=None, description="What became of the model, where it was registered")
+    reasons: list[str] = Field(default_factory=list, description="Of the verdict, in words")
+    package: str | None = Field(default=None, description="The ARN of the model package")
+    champion_run: RunId | None = Field(default=None, description="The run of the champion that it was compared with")
+    champion_metrics: dict[str, float] = Field(default_factory=dict, description="The champion's on the same rows")
     batch: "BatchRecord | None" = Field(default=None, description="What a batch that published its predictions did")
     leases: list["LeaseRecord"] = Field(default_factory=list)
 

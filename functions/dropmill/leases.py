@@ -95,10 +95,12 @@ def launch(
         if found is not None and found.round > round:
             raise StillClosing(f"a later round is at work on {RESOURCES[step].kind} {found.name}")
         earlier = found is not None and found.round < round
+        if found is not None and earlier and found.state is not LeaseState.CLOSED:
+            ledger.begin_closing(found, Outcome.RELEASED)
+            _continue_closing(found, now)
+            _refuse_if_closed(found)
+            raise StillClosing(f"{RESOURCES[step].kind} {found.name} of an earlier round is not gone yet")
         try:
-            if found is not None and earlier and found.state is not LeaseState.CLOSED:
-                _end_earlier_rounds(found, round, now)
-                continue
             if found is not None and not earlier and not _is_made_anew(found):
                 lease = _take_over(found, wanted, now)
                 if _adopt(lease):
@@ -115,19 +117,6 @@ def launch(
 
 def _is_made_anew(lease: Lease) -> bool:
     return lease.state is LeaseState.CLOSED and lease.outcome in _MADE_ANEW
-
-
-def _end_earlier_rounds(found: Lease, later: int, now: int) -> None:
-    """Take down what rounds before this one still hold, what was to be kept among it, before it is made anew.
-
-    Raises:
-        StillClosing: the resource at hand is not gone yet.
-    """
-    _close(found.run_id, now, lambda lease: lease.round < later)
-    current = ledger.find_lease(found.run_id, found.step)
-    if current is not None and current.state is not LeaseState.CLOSED:
-        _refuse_if_closed(current)
-        raise StillClosing(f"{RESOURCES[found.step].kind} {found.name} of an earlier round is not gone yet")
 
 
 def _take_over(found: Lease, wanted: Lease, now: int) -> Lease:
@@ -351,6 +340,17 @@ def close_leases(run_id: str, now: int, *, kept_too: bool = False) -> list[Lease
     What is kept stays until its deadline, unless `kept_too`.
     """
     return _close(run_id, now, lambda lease: kept_too or not _stays(lease, now))
+
+
+def end_earlier_rounds(run_id: str, later: int) -> None:
+    """Take down what the rounds before this one still hold, what was to be kept among it.
+
+    Raises:
+        StillClosing: not all of it is gone yet.
+    """
+    left = _close(run_id, int(time.time()), lambda lease: lease.round < later)
+    if left:
+        raise StillClosing(f"of an earlier round, not gone yet: {', '.join(lease.name for lease in left)}")
 
 
 def keep_endpoint(run_id: str, deadline: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from dropmill import algorithms
+from dropmill.algorithms.predictions import JSON_LINES, RECORDIO
 from dropmill.contracts import Part, Plan, SealedDataset
 from dropmill.naming import RUN_TAG, STACK_TAG, model_prefix, part_prefix
 from dropmill.recipe import TuningOptions
@@ -19,13 +20,22 @@ if TYPE_CHECKING:
         CreateHyperParameterTuningJobRequestTypeDef,
         CreateModelInputTypeDef,
         CreateTrainingJobRequestTypeDef,
+        CreateTransformJobRequestTypeDef,
         ParameterRangesTypeDef,
         ResourceLimitsTypeDef,
         TagTypeDef,
     )
 
-RECORDIO = "application/x-recordio-protobuf"
 VARIANT = "AllTraffic"
+CHAMPION_VARIANT = "Champion"
+
+_MEGABYTE = 1024**2
+_PAYLOAD_MB_MAX = 6
+_PAYLOAD_MB_EVER = 100
+_ANSWER_BYTES_MAX = 100 * _MEGABYTE
+_ANSWER_BYTES = 80
+_NUMBER_BYTES = 26
+"""What the rest of an answer, and a number in it, take in JSON at most."""
 
 
 def tags(run_id: str) -> list[TagTypeDef]:
@@ -136,31 +146,85 @@ def _channel(plan: Plan, channel: str, part: Part) -> ChannelTypeDef:
     return request
 
 
-def model_request(plan: Plan, artifact: str, name: str) -> CreateModelInputTypeDef:
+def model_request(run_id: str, algorithm: str, artifact: str, name: str) -> CreateModelInputTypeDef:
     return {
         "ModelName": name,
         "PrimaryContainer": {
-            "Image": algorithms.image_uri(plan.recipe.algorithm, setting("aws_region")),
+            "Image": algorithms.image_uri(algorithm, setting("aws_region")),
             "ModelDataUrl": artifact,
         },
         "ExecutionRoleArn": setting("job_role_arn"),
-        "Tags": tags(plan.run_id),
+        "Tags": tags(run_id),
     }
 
 
-def endpoint_config_request(plan: Plan, model: str, name: str) -> CreateEndpointConfigInputTypeDef:
+def endpoint_config_request(
+    plan: Plan, model: str, name: str, *, champion: str | None = None
+) -> CreateEndpointConfigInputTypeDef:
+    """The champion's model is asked by its variant's name only: with a weight of 0 it gets no other traffic."""
     evaluation = plan.recipe.evaluation
+    variants: list[Any] = [(VARIANT, model, 1.0)]
+    if champion is not None:
+        variants.append((CHAMPION_VARIANT, champion, 0.0))
     return {
         "EndpointConfigName": name,
         "ProductionVariants": [
             {
-                "VariantName": VARIANT,
-                "ModelName": model,
+                "VariantName": variant,
+                "ModelName": served,
                 "InstanceType": cast(Any, evaluation.instance_type),
                 "InitialInstanceCount": evaluation.instance_count,
+                "InitialVariantWeight": weight,
             }
+            for variant, served, weight in variants
         ],
         "Tags": tags(plan.run_id),
+    }
+
+
+def transform_request(
+    name: str,
+    run_id: str,
+    model: str,
+    algorithm: str,
+    *,
+    manifest: str | None = None,
+    prefix: str = "",
+    output: str,
+    instance_type: str,
+    instance_count: int,
+    row_bytes: int,
+    numbers: int,
+) -> CreateTransformJobRequestTypeDef:
+    """A transform of recordIO rows, whose answers come one on each line, in their order.
+
+    The rows lie under the address `prefix`, or in what the `manifest` lists. A row has about `row_bytes`, and an answer
+    up to about as many `numbers`.
+    """
+    table = algorithms.get(algorithm)
+    if RECORDIO not in table.request_content_types or JSON_LINES not in table.response_content_types:
+        raise ValueError(f"{algorithm} does not answer {RECORDIO} in {JSON_LINES}")
+    answered = (_ANSWER_BYTES + _NUMBER_BYTES * numbers) * max(1, _MEGABYTE // max(row_bytes, 1))
+    payload = max(1, min(_PAYLOAD_MB_MAX, _ANSWER_BYTES_MAX // answered), -(-row_bytes // _MEGABYTE))
+    return {
+        "TransformJobName": name,
+        "ModelName": model,
+        # Rows go in twos and more only where their answers are no larger than a container may be trusted with.
+        "BatchStrategy": "MultiRecord" if answered <= _ANSWER_BYTES_MAX else "SingleRecord",
+        "MaxPayloadInMB": min(payload, _PAYLOAD_MB_EVER),
+        "TransformInput": {
+            "DataSource": {
+                "S3DataSource": {
+                    "S3DataType": "S3Prefix" if manifest is None else "ManifestFile",
+                    "S3Uri": prefix if manifest is None else manifest,
+                }
+            },
+            "ContentType": RECORDIO,
+            "SplitType": "RecordIO",
+        },
+        "TransformOutput": {"S3OutputPath": output, "Accept": JSON_LINES, "AssembleWith": "Line"},
+        "TransformResources": {"InstanceType": cast(Any, instance_type), "InstanceCount": instance_count},
+        "Tags": tags(run_id),
     }
 
 

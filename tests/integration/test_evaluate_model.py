@@ -19,6 +19,7 @@ from moto import mock_aws
 
 from dropmill import aws, naming, settings, storage
 from dropmill.contracts import (
+    CreatedModel,
     DroppedFile,
     EvaluateInput,
     FileFormat,
@@ -30,6 +31,7 @@ from dropmill.contracts import (
     Plan,
     SealedDataset,
     SealedPart,
+    ServedModel,
     Task,
 )
 from dropmill.data import recordio
@@ -180,7 +182,7 @@ def numbered(rows: int, first: int = 0, features: int = 4) -> tuple[np.ndarray, 
 
 
 def request() -> EvaluateInput:
-    return EvaluateInput(run_id=RUN, endpoint="the-endpoint")
+    return EvaluateInput(run_id=RUN, model=CreatedModel(model="m", endpoint=ServedModel(endpoint="the-endpoint")))
 
 
 def metrics_document() -> Metrics:

@@ -102,15 +102,26 @@ def judge_for(plan: Plan, dataset: SealedDataset) -> Judge:
     if plan.task is Task.REGRESSION:
         return _RegressionJudge()
     if plan.task is Task.CLUSTERING:
-        return _ClusterJudge(dataset.feature_dim, int(dataset.hyperparameters["k"]), plan.layout, seed)
-    return _ClassifierJudge(plan.task, dataset.feature_dim, class_names(plan), seed)
+        return _ClusterJudge(_Images(dataset.feature_dim), int(dataset.hyperparameters["k"]), plan.layout, seed)
+    return _ClassifierJudge(plan.task, _Images(dataset.feature_dim), class_names(plan), seed)
+
+
+def judge_of_champion(plan: Plan) -> Judge:
+    """A judge of the same rows whose metrics alone are wanted. The champion may have another number of clusters."""
+    seed = plan.recipe.data.split.seed
+    if plan.task is Task.REGRESSION:
+        return _RegressionJudge()
+    if plan.task is Task.CLUSTERING:
+        return _ClusterJudge(_Images(None), None, plan.layout, seed)
+    return _ClassifierJudge(plan.task, _Images(None), class_names(plan), seed)
 
 
 class _Images:
     """Decides from the rows seen whether they are pictures, and how bright the brightest is."""
 
-    def __init__(self, feature_dim: int) -> None:
-        self.side = image_side(feature_dim, 0)
+    def __init__(self, feature_dim: int | None) -> None:
+        """None: no pictures are wanted."""
+        self.side = None if feature_dim is None else image_side(feature_dim, 0)
         self.brightest = 0.0
 
     def look(self, features: Features) -> Picker | None:
@@ -154,12 +165,12 @@ class _Kept:
 
 
 class _ClassifierJudge:
-    def __init__(self, task: Task, feature_dim: int, names: list[str], seed: int) -> None:
+    def __init__(self, task: Task, images: _Images, names: list[str], seed: int) -> None:
         self._task, self._names = task, names
         self._actual: list[Integers] = []
         self._predicted: list[Integers] = []
         self._scores: list[Floats] | None = []
-        self._images = _Images(feature_dim)
+        self._images = images
         self._random = np.random.default_rng(seed)
         self._misread = [_Kept(MISREAD_SHOWN // 2) for _ in names] if task is Task.BINARY else [_Kept(MISREAD_SHOWN)]
         self._notes: list[str] = []
@@ -169,7 +180,7 @@ class _ClassifierJudge:
         actual = _indexes(_present(labels, "the test rows have no labels"), classes)
         answer = np.asarray(_present(predictions.predicted_label, "its answers have no predicted_label"))
         if answer.size and (answer.min() < 0 or answer.max() >= classes or (answer != np.floor(answer)).any()):
-            raise PredictionFailed(f"The endpoint answered classes other than 0 to {classes - 1}.")
+            raise PredictionFailed(f"The model answered classes other than 0 to {classes - 1}.")
         predicted = answer.astype(np.int64)
         self._actual.append(actual)
         self._predicted.append(predicted)
@@ -195,7 +206,7 @@ class _ClassifierJudge:
         scores = np.asarray(predictions.score, dtype=np.float32)
         classes = len(self._names)
         if scores.shape[1:] != ((classes,) if self._task is Task.MULTICLASS else ()):
-            raise PredictionFailed(f"The endpoint did not answer one score for each of {classes} classes.")
+            raise PredictionFailed(f"The model did not answer one score for each of {classes} classes.")
         if self._scores is not None:
             self._scores.append(scores)
             if sum(batch.size for batch in self._scores) > SCORES_MAX:
@@ -266,7 +277,7 @@ class _RegressionJudge:
         answer = predictions.predicted_label if predictions.score is None else predictions.score
         predicted = np.asarray(_present(answer, "its answers have neither score nor predicted_label"), dtype=np.float64)
         if predicted.shape != (len(features),):
-            raise PredictionFailed("The endpoint did not answer one number for each row.")
+            raise PredictionFailed("The model did not answer one number for each row.")
         self._actual.append(_present(labels, "the test rows have no labels"))
         self._predicted.append(predicted)
 
@@ -282,7 +293,8 @@ class _RegressionJudge:
 
 
 class _ClusterJudge:
-    def __init__(self, feature_dim: int, clusters: int, layout: Layout, seed: int) -> None:
+    def __init__(self, images: _Images, clusters: int | None, layout: Layout, seed: int) -> None:
+        """`clusters`: how many were asked for; None: clusters are counted as they come, and have no pictures."""
         self._clusters_max = clusters
         self._values = np.asarray(layout.label_values or [], dtype=np.float32)
         self._names = label_names(layout)
@@ -290,19 +302,17 @@ class _ClusterJudge:
         self._distances: list[Floats] = []
         self._labels: list[Integers] = []
         self._random = np.random.default_rng(seed)
-        self._images = _Images(feature_dim)
-        if clusters > IMAGE_CLUSTERS_MAX:
+        self._images = images
+        if clusters is None or clusters > IMAGE_CLUSTERS_MAX:
             self._images.side = None
         self._sums: Floats | None = None
-        self._members = [_Kept(_MEMBERS_KEPT) for _ in range(clusters)] if self._images.side else []
+        self._members = [_Kept(_MEMBERS_KEPT) for _ in range(clusters or 0)] if self._images.side else []
 
     def add(self, features: Features, labels: Floats | None, predictions: Predictions) -> None:
         clusters = np.asarray(_present(predictions.closest_cluster, "its answers have no closest_cluster"))
         distances = np.asarray(_present(predictions.distance_to_cluster, "its answers have no distance_to_cluster"))
-        if clusters.size and clusters.max() >= self._clusters_max:
-            raise PredictionFailed(
-                f"The endpoint answered clusters beyond the {self._clusters_max} that were asked for."
-            )
+        if self._clusters_max is not None and clusters.size and clusters.max() >= self._clusters_max:
+            raise PredictionFailed(f"The model answered clusters beyond the {self._clusters_max} that were asked for.")
         self._clusters.append(clusters)
         self._distances.append(distances)
         indexes = np.zeros(clusters.size, dtype=np.int64)
@@ -314,32 +324,34 @@ class _ClusterJudge:
         pictures = self._images.look(features)
         if pictures is None:
             return
-        sums = self._batch_sums(features, clusters, pictures)
+        sums = self._batch_sums(features, clusters, pictures, len(self._members))
         self._sums = sums if self._sums is None else self._sums + sums
         priorities = self._random.random(clusters.size)
         for cluster in np.unique(clusters):
             of = np.flatnonzero(clusters == cluster)
             self._members[cluster].offer(priorities[of], of, pictures, (distances[of], indexes[of]))
 
-    def _batch_sums(self, features: Features, clusters: Integers, pictures: Picker) -> Floats:
+    def _batch_sums(self, features: Features, clusters: Integers, pictures: Picker, most: int) -> Floats:
         """(clusters, side * side): the sums of the pictures of each cluster's rows."""
         if isinstance(features, SparseMatrix):
             places = clusters[features.rows()] * features.width + features.columns
-            sums: Floats = np.bincount(places, features.values, self._clusters_max * features.width).astype(np.float64)
-            return sums.reshape(self._clusters_max, features.width)
-        among = (clusters[None, :] == np.arange(self._clusters_max)[:, None]).astype(np.float32)
+            sums: Floats = np.bincount(places, features.values, most * features.width).astype(np.float64)
+            return sums.reshape(most, features.width)
+        among = (clusters[None, :] == np.arange(most)[:, None]).astype(np.float32)
         dense: Floats = (among @ pictures(np.arange(clusters.size))).astype(np.float64)
         return dense
 
     def judged(self) -> Judged:
         clusters, distances = np.concatenate(self._clusters), np.concatenate(self._distances)
         labels = np.concatenate(self._labels) if self._labels else None
+        most = self._clusters_max
+        if most is None:
+            seen, clusters = np.unique(clusters, return_inverse=True)
+            most = len(seen)
         columns = len(self._names) if labels is not None else 1
-        table = metrics.contingency(
-            clusters, np.zeros_like(clusters) if labels is None else labels, self._clusters_max, columns
-        )
+        table = metrics.contingency(clusters, np.zeros_like(clusters) if labels is None else labels, most, columns)
         found = metrics.clustering_metrics(clusters, distances, labels, columns)
-        spread = np.bincount(clusters, weights=distances, minlength=self._clusters_max)
+        spread = np.bincount(clusters, weights=distances, minlength=most)
         return Judged(
             task=Task.CLUSTERING,
             rows=clusters.size,

@@ -8,7 +8,18 @@ from html import escape
 import numpy as np
 
 from dropmill.classes import class_names
-from dropmill.contracts import FileFormat, Layout, Part, Plan, SealedDataset, Task, TrainedModel
+from dropmill.contracts import (
+    ChampionMetrics,
+    CreatedModel,
+    FileFormat,
+    Layout,
+    Part,
+    Plan,
+    SealedDataset,
+    Task,
+    TrainedModel,
+    TransformedRows,
+)
 from dropmill.evaluation import pictures
 from dropmill.evaluation.judging import IMAGE_CLUSTERS_MAX, MEMBERS_SHOWN, Cluster, Gallery, Judged
 from dropmill.evaluation.metrics import Counts, precision_recall_f1
@@ -122,8 +133,12 @@ def render(
     *,
     training: TrainedModel | None = None,
     sampled_from: int | None = None,
+    model: CreatedModel | None = None,
+    champion: ChampionMetrics | None = None,
 ) -> str:
     """The page. `sampled_from` is the number of test rows where only a sample of them was judged.
+
+    `model` says how the model was served, `champion` what the champion made of the same rows.
 
     Everything that came with a drop or a recipe is escaped; the page asks for nothing from anywhere.
     """
@@ -137,11 +152,13 @@ def render(
             "".join(f'<p class="note">{escape(note)}</p>' for note in notes(plan, dataset, judged, sampled_from)),
             _tiles(judged),
             _section("Metrics", _metrics_table(judged)),
+            _section("Against the champion", _against_champion(judged, model, champion)),
             _results(judged),
             _misread(judged),
             _section("Dataset", _dataset(plan, dataset)),
             _section("What is odd about the data", _listing(dataset.warnings)),
             _section("Training", _training(plan, dataset, training)),
+            _section("Batch transform", _transforms(plan, model)),
             _footer(judged),
         )
     )
@@ -299,6 +316,35 @@ def _metrics_table(judged: Judged) -> str:
         else ""
     )
     return _table(("Metric", "Value|n", "Better", "Meaning"), rows) + macro
+
+
+def _against_champion(judged: Judged, model: CreatedModel | None, champion: ChampionMetrics | None) -> str:
+    """What the model and the champion made of the same rows, metric by metric."""
+    if model is None or model.champion is None:
+        return ""
+    package = f"model package <code>{escape(model.champion)}</code>"
+    run = f", of run <code>{escape(model.champion_run)}</code>" if model.champion_run else ""
+    if champion is None:
+        reason = model.incomparable or "it was not asked"
+        return f"<p>The champion, {package}{run}, could not be put to these rows: {escape(reason)}.</p>"
+    rows = []
+    for name in DIRECTIONS:
+        mine, other = judged.metrics.get(name), champion.metrics.get(name)
+        if mine is None and other is None:
+            continue
+        cells = "".join(f'<td class="n">{"–" if value is None else metric_text(value)}</td>' for value in (mine, other))
+        rows.append(f"<th scope=row>{escape(_display(name))}</th>{cells}<td>{_comparison(name, mine, other)}</td>")
+    table = _table(("Metric", "This model|n", "Champion|n", "Which is better"), rows)
+    return f"<p>The champion is {package}{run}. Both were judged on the same {judged.rows:,} rows.</p>{table}"
+
+
+def _comparison(name: str, mine: float | None, other: float | None) -> str:
+    if mine is None or other is None:
+        return "only one of them could be measured"
+    if mine == other:
+        return "equal"
+    better = (mine > other) == (DIRECTIONS[name] is Direction.MAXIMIZE)
+    return f"{'this model' if better else 'the champion'}, by {_number(abs(mine - other))}"
 
 
 def _meaning(name: str, judged: Judged) -> str:
@@ -628,6 +674,26 @@ def _training(plan: Plan, dataset: SealedDataset, training: TrainedModel | None)
         logged = f"<div><h3>Metrics of the job</h3>{_table(('Name', 'Value|n'), metrics)}</div>" if metrics else ""
     table = _table(("Name", "Value"), hyperparameters)
     return f'{job}<div class="pair"><div><h3>Hyperparameters</h3>{table}</div>{logged}</div>'
+
+
+def _transforms(plan: Plan, model: CreatedModel | None) -> str:
+    """The jobs that answered the test rows, where no endpoint did."""
+    if model is None:
+        return ""
+    jobs = [("This model", model.transform), ("Champion", model.champion_transform)]
+    rows = [_transform(whose, job) for whose, job in jobs if job is not None]
+    if not rows:
+        return ""
+    options = plan.recipe.evaluation
+    table = _table(("Whose answers", "Job", "Billable seconds|n", "Where they are"), rows)
+    return f"<p>The test rows were answered on {options.instance_count} × {escape(options.instance_type)}.</p>{table}"
+
+
+def _transform(whose: str, job: TransformedRows) -> str:
+    return (
+        f"<th scope=row>{whose}</th><td><code>{escape(job.transform_job)}</code></td>"
+        f'<td class="n">{job.billable_seconds:,}</td><td><code>{escape(job.output)}</code></td>'
+    )
 
 
 def _search(plan: Plan, training: TrainedModel | None) -> str:

@@ -1,4 +1,7 @@
-"""Deploy Endpoint: configuration and endpoint, each under its lease; InService answers the task token."""
+"""Deploy Endpoint: configuration and endpoint, each under its lease; InService answers the task token.
+
+Where there is a champion, the endpoint serves it too, in a variant of its own.
+"""
 
 from dropmill import aws
 from dropmill.contracts import DeployInput, Plan
@@ -23,8 +26,9 @@ def deploy_endpoint(request: DeployInput) -> None:
         "endpoint-config",
         lifetime_seconds=CONFIG_LIFETIME_SECONDS,
         create=lambda name: aws.sagemaker().create_endpoint_config(
-            **endpoint_config_request(plan, request.model, name)
+            **endpoint_config_request(plan, request.model, name, champion=request.champion_model)
         ),
+        round=request.round,
     )
     launch(
         request.run_id,
@@ -34,6 +38,7 @@ def deploy_endpoint(request: DeployInput) -> None:
         create=lambda name: aws.sagemaker().create_endpoint(**endpoint_request(plan, config, name)),
         token=request.task_token,
         token_order=request.retry_count,
+        round=request.round,
     )
 
 

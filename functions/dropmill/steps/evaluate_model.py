@@ -1,9 +1,14 @@
-"""Evaluate Model: asks the endpoint about the held-out rows and judges the answers."""
+"""Evaluate Model: judges the answers to the held-out rows, the champion's to the same rows among them.
+
+An endpoint is asked for them; those of a transform lie in S3, one on each line, in the order of the rows.
+"""
 
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +16,11 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from dropmill import algorithms, aws, naming, storage
 from dropmill.algorithms import InvalidPredictions, Predictions
+from dropmill.algorithms.predictions import JSON, JSON_LINES, RECORDIO
 from dropmill.classes import class_names
 from dropmill.contracts import (
+    ChampionMetrics,
+    CreatedModel,
     EvaluateInput,
     Evaluation,
     Metrics,
@@ -23,12 +31,14 @@ from dropmill.contracts import (
     SealedDataset,
     Task,
     TrainedModel,
+    TransformedRows,
 )
 from dropmill.data import recordio
 from dropmill.data.recordio import SparseMatrix
 from dropmill.errors import PredictionFailed
 from dropmill.evaluation import report
-from dropmill.evaluation.judging import Features, Judged, judge_for
+from dropmill.evaluation.judging import Features, Judged, judge_for, judge_of_champion
+from dropmill.requests import CHAMPION_VARIANT, VARIANT
 from dropmill.settings import setting
 from dropmill.step import step
 
@@ -47,8 +57,7 @@ SAMPLED_BYTES_MAX = 4 * 1024**3
 """Of a larger test part only some files are read: as much as leaves time to ask about what they hold."""
 PARALLEL_REQUESTS = 4
 
-_RECORDIO = "application/x-recordio-protobuf"
-_JSON = "application/json"
+_LINE_BYTES_MAX = 32 * 1024 * 1024
 
 Indexes = npt.NDArray[np.int64]
 
@@ -81,13 +90,12 @@ class Sampled:
 
 
 def evaluate_model(request: EvaluateInput) -> Evaluation:
-    """Judge the model behind an endpoint on the run's held-out rows.
+    """Judge a model, and the champion beside it, on the run's held-out rows.
 
     Raises:
-        PredictionFailed: there are no held-out rows, or the endpoint refused them or answered something else than was
-            asked.
+        PredictionFailed: there are no held-out rows, or a model refused them or answered something else than was asked.
     """
-    run = request.run_id
+    run, model = request.run_id, request.model
     plan = storage.read_document(Plan, naming.plan_key(run))
     dataset = _as_trained(storage.read_document(SealedDataset, naming.dataset_key(run)), request.training)
     test = dataset.parts.get(Part.TEST)
@@ -97,17 +105,31 @@ def evaluate_model(request: EvaluateInput) -> Evaluation:
             "Add rows, or raise data.split.test in the recipe."
         )
     sample = _sample(test.files, plan.recipe.evaluation.max_rows, plan.recipe.data.split.seed)
-    judge = judge_for(plan, dataset)
     blocks = _blocks(sample, sparse=plan.layout.sparse_columns is not None)
     batches = _batches(blocks, _rows_per_request(plan))
-    for batch, predictions in _asked(plan.recipe.algorithm, request.endpoint, batches):
+    judge = judge_for(plan, dataset)
+    other = judge_of_champion(plan) if model.champion_model is not None else None
+    answered = _asked(plan, model, batches) if model.endpoint is not None else _looked_up(plan, model, sample, batches)
+    for batch, predictions, champions in answered:
         judge.add(batch.features, batch.labels, predictions)
+        if other is not None and champions is not None:
+            other.add(batch.features, batch.labels, champions)
     judged = judge.judged()
+    champion = None
+    if other is not None and model.champion is not None and model.champion_run is not None:
+        metrics = other.judged().metrics
+        champion = ChampionMetrics(package=model.champion, run_id=model.champion_run, metrics=metrics)
 
     sampled_from = test.rows if judged.rows < test.rows else None
-    page = report.render(plan, dataset, judged, training=request.training, sampled_from=sampled_from)
+    page = report.render(
+        plan, dataset, judged, training=request.training, sampled_from=sampled_from, model=model, champion=champion
+    )
     notes = report.notes(plan, dataset, judged, sampled_from) + dataset.warnings
-    storage.write_document(naming.metrics_key(run), _metrics(judged, sampled_from, notes))
+    document = _metrics(judged, sampled_from, notes)
+    storage.write_document(
+        naming.metrics_key(run),
+        document.model_copy(update={"champion": champion, "incomparable": model.incomparable}),
+    )
     storage.write_object(naming.report_key(run), page.encode(), "text/html; charset=utf-8")
     return Evaluation(metrics=judged.metrics, report=storage.artifact_uri(naming.report_key(run)), rows=judged.rows)
 
@@ -258,28 +280,115 @@ def _read(key: str, start: int, end: int) -> bytes:
         return body.read()
 
 
-def _asked(algorithm: str, endpoint: str, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Predictions]]:
-    """Each batch with the endpoint's answer, in order; a few requests are on their way at once, the rest unread."""
-    waiting: deque[tuple[Batch, Future[Predictions]]] = deque()
+Answered = Iterator[tuple[Batch, Predictions, Predictions | None]]
+"""Each batch with a model's answer, and the champion's where there is one."""
+
+
+def _looked_up(plan: Plan, model: CreatedModel, sample: list[Sampled], batches: Iterator[Batch]) -> Answered:
+    """The answers of transform jobs to the sampled rows."""
+    if model.transform is None or (model.champion_model is not None and model.champion_transform is None):
+        raise ValueError("a model was served neither by an endpoint nor by a transform")
+    own = _Lines(plan.recipe.algorithm, model.transform, sample)
+    champions: _Lines | None = None
+    if model.champion_transform is not None:
+        champions = _Lines(model.champion_algorithm or plan.recipe.algorithm, model.champion_transform, sample)
+    for batch in batches:
+        yield batch, own.take(len(batch)), None if champions is None else champions.take(len(batch))
+    for lines in (own, champions):
+        if lines is not None:
+            lines.end()
+
+
+class _Lines:
+    """The answers of a transform job to the sampled rows, in their order."""
+
+    def __init__(self, algorithm: str, rows: TransformedRows, sample: list[Sampled]) -> None:
+        self._algorithm, self._job = algorithm, rows.transform_job
+        self._lines = self._wanted(rows.output, sample)
+
+    def take(self, count: int) -> Predictions:
+        lines = list(islice(self._lines, count))
+        try:
+            predictions = algorithms.get(self._algorithm).parse_predictions(b"\n".join(lines), JSON_LINES)
+        except InvalidPredictions as error:
+            raise PredictionFailed(f"The answers of transform job {self._job} can't be read: {error}.") from None
+        if predictions.rows != count:
+            raise self._other_rows()
+        return predictions
+
+    def end(self) -> None:
+        """Every row has been taken; what is left is to see that no file holds more answers than rows."""
+        for _ in self._lines:
+            raise self._other_rows()
+
+    def _wanted(self, output: str, sample: list[Sampled]) -> Iterator[bytes]:
+        for sampled in sample:
+            wanted = iter(sampled.rows.tolist())
+            following = next(wanted, None)
+            count = 0
+            for line in self._all(f"{output.rstrip('/')}/{sampled.file.key.rsplit('/', 1)[-1]}.out"):
+                if count == following:
+                    yield line
+                    following = next(wanted, None)
+                count += 1
+            if count != sampled.file.rows:
+                raise self._other_rows()
+
+    def _all(self, address: str) -> Iterator[bytes]:
+        bucket, _, key = address.removeprefix("s3://").partition("/")
+        try:
+            size = aws.s3().head_object(Bucket=bucket, Key=key)["ContentLength"]
+        except ClientError as error:
+            if aws.error_code(error) not in ("403", "404"):
+                raise
+            raise PredictionFailed(f"Transform job {self._job} has left no answers at {address}.") from None
+        with storage.opened(ObjectVersion(bucket=bucket, key=key, size=size)) as stream:
+            while line := stream.readline(_LINE_BYTES_MAX):
+                if line.strip():
+                    yield line
+
+    def _other_rows(self) -> PredictionFailed:
+        return PredictionFailed(f"Transform job {self._job} did not answer each test row once.")
+
+
+def _asked(plan: Plan, model: CreatedModel, batches: Iterator[Batch]) -> Answered:
+    """The endpoint's answers, in order; a few requests are on their way at once, the rest unread."""
+    if model.endpoint is None:
+        raise ValueError("the model has no endpoint")
+    endpoint, champion = model.endpoint.endpoint, model.champion_model is not None
+
+    def own(features: Features) -> Predictions:
+        return _ask(plan.recipe.algorithm, endpoint, features, VARIANT if champion else None)
+
+    def champions(features: Features) -> Predictions:
+        return _ask(model.champion_algorithm or plan.recipe.algorithm, endpoint, features, CHAMPION_VARIANT)
+
+    waiting: deque[tuple[Batch, Future[Predictions], Future[Predictions] | None]] = deque()
     pool = ThreadPoolExecutor(PARALLEL_REQUESTS, thread_name_prefix="ask")
     try:
         for batch in batches:
-            waiting.append((batch, pool.submit(_ask, algorithm, endpoint, batch.features)))
+            other = pool.submit(champions, batch.features) if champion else None
+            waiting.append((batch, pool.submit(own, batch.features), other))
             if len(waiting) > PARALLEL_REQUESTS:
-                asked, answer = waiting.popleft()
-                yield asked, answer.result()
+                yield _results(*waiting.popleft())
         while waiting:
-            asked, answer = waiting.popleft()
-            yield asked, answer.result()
+            yield _results(*waiting.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _ask(algorithm: str, endpoint: str, features: Features) -> Predictions:
+def _results(
+    batch: Batch, own: Future[Predictions], champions: Future[Predictions] | None
+) -> tuple[Batch, Predictions, Predictions | None]:
+    return batch, own.result(), None if champions is None else champions.result()
+
+
+def _ask(algorithm: str, endpoint: str, features: Features, variant: str | None) -> Predictions:
     """The endpoint's answer to some rows. Its own words stay out of the messages: they may quote the rows."""
+    named: Any = {} if variant is None else {"TargetVariant": variant}
     try:
         answer = aws.sagemaker_runtime().invoke_endpoint(
-            EndpointName=endpoint, ContentType=_RECORDIO, Accept=_JSON, Body=recordio.encode(features)
+            EndpointName=endpoint, ContentType=RECORDIO, Accept=JSON, Body=recordio.encode(features), **named
         )
         with answer["Body"] as stream:
             body = stream.read()
