@@ -13,6 +13,7 @@
     |-- PredictionFailed       the endpoint refused or garbled the test rows
     |-- StillClosing           a resource is not gone yet; the workflow looks again
     |-- ChampionMoved          another model became the champion meanwhile; the workflow compares again
+    |-- NoChampion             the recipe has no model in use, so nothing can be scored or served
     `-- ServiceUnavailable     AWS took no call for now: throttling or an outage; the workflow tries again later
 
 A class's name is what `Retry` and `Catch` match in the workflow file; its message is written for the user: what
@@ -72,6 +73,10 @@ class StillClosing(DropmillError):
 
 class ChampionMoved(DropmillError):
     """Another run's model became the champion meanwhile; the workflow compares again."""
+
+
+class NoChampion(DropmillError):
+    """The recipe has no model in use, so there is nothing to score or serve with."""
 
 
 class ServiceUnavailable(DropmillError):

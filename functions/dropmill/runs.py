@@ -4,21 +4,51 @@ import json
 import time
 import uuid
 from datetime import UTC, datetime
+from typing import Any
 
 from botocore.exceptions import ClientError
 
-from dropmill import aws, ledger, notifications
-from dropmill.contracts import LeaseRecord, Metrics, Plan, RunInput, RunRecord, RunStatus
+from dropmill import aws, claims, ledger, notifications
+from dropmill.contracts import (
+    PROBLEMS_MAX,
+    BatchInput,
+    BatchRecord,
+    Judgement,
+    LeaseRecord,
+    Metrics,
+    Plan,
+    PredictionsManifest,
+    RunInput,
+    RunKind,
+    RunRecord,
+    RunStatus,
+)
 from dropmill.leases import close_leases
-from dropmill.ledger import Run
-from dropmill.naming import metrics_key, plan_key, report_key, run_record_key
-from dropmill.resources import RESOURCES, TRAINING_LOGS, log_link
-from dropmill.storage import MissingDocument, artifact_uri, read_document, write_document
+from dropmill.ledger import LeaseState, Outcome, Run
+from dropmill.naming import (
+    Step,
+    metrics_key,
+    plan_key,
+    predictions_manifest_key,
+    predictions_prefix,
+    report_key,
+    run_record_key,
+    verdict_key,
+)
+from dropmill.resources import RESOURCES, TRAINING_LOGS, TRANSFORM_LOGS, log_link
+from dropmill.storage import MissingDocument, artifact_uri, delete_objects, read_document, write_document
 
 NEVER_STARTED_SECONDS = 900
 """After this time a run without an execution is taken for one that was never started."""
+PUBLISHING_SECONDS = 960
+"""How long a Lambda that publishes predictions may outlive the execution that called it."""
 
-
+_LOGS: dict[Step, str] = {
+    "training": TRAINING_LOGS,
+    "tuning": TRAINING_LOGS,
+    "transform": TRANSFORM_LOGS,
+    "champion-transform": TRANSFORM_LOGS,
+}
 _WORDS = {
     "States.Timeout": "a state of the workflow took longer than it may",
     "TIMED_OUT": "the workflow took longer than it may",
@@ -30,13 +60,15 @@ def execution_arn(state_machine_arn: str, name: str) -> str:
     return f"{state_machine_arn.replace(':stateMachine:', ':execution:')}:{name}"
 
 
-def open_run(run: RunInput, arn: str) -> bool:
-    """Write the row of a run that is about to begin; False where it has one."""
+def open_run(run: RunInput | BatchInput, arn: str) -> bool:
+    """Write the row of a run or batch that is about to begin; False where it has one."""
+    drop = run.drop if isinstance(run, RunInput) else None
     return ledger.open_run(
         Run(
             run_id=run.run_id,
+            kind=RunKind.SCORING if drop is None else RunKind.TRAINING,
             recipe=run.recipe,
-            drop=run.drop,
+            drop=drop,
             execution_arn=arn,
             started_at=int(time.time()),
         )
@@ -46,20 +78,22 @@ def open_run(run: RunInput, arn: str) -> bool:
 def end_run(run: Run, now: int) -> RunStatus | None:
     """Deal with a run whose execution has ended: close, take down, record, announce.
 
-    Returns the execution's status, RUNNING while it goes on, None while Step Functions does not know of it.
+    A batch's claims are settled besides, or given back. Returns the execution's status, RUNNING while it goes on, None
+    while Step Functions does not know of it.
 
     May be called any number of times, by several at once: each part is idempotent, and one conditional write decides
     who announces.
     """
-    execution = _execution(run, now)
-    if execution is None:
+    ending = _endpoint(run, now) if run.kind is RunKind.ENDPOINT else _execution(run, now)
+    if ending is None:
         return None
-    status, ended_at, error, cause = execution
+    status, ended_at, error, cause = ending
     if status is RunStatus.RUNNING:
         return status
     ledger.close_run(run.run_id)
     left = close_leases(run.run_id, now)
-    record = _record(run, status, ended_at, error, cause)
+    batch = _end_batch(run) if run.kind is RunKind.SCORING else None
+    record = _record(run, status, ended_at, error, cause).model_copy(update={"batch": batch})
     write_document(run_record_key(run.run_id), record)
     ledger.record_end(
         run.run_id,
@@ -68,11 +102,65 @@ def end_run(run: Run, now: int) -> RunStatus | None:
         error=error,
         metrics=record.metrics,
         report=record.report,
+        verdict=record.verdict,
+        note=batch.words if batch else None,
     )
     _announce(record, now)
-    if not left:
+    # Of a batch that failed, a Lambda may be writing predictions still, which have to be cleared away as well.
+    publishing = run.kind is RunKind.SCORING and batch is None and status is not RunStatus.SUCCEEDED
+    if not left and not (publishing and now < ended_at.timestamp() + PUBLISHING_SECONDS):
         ledger.settle_run(run.run_id)
     return status
+
+
+def _end_batch(run: Run) -> BatchRecord | None:
+    """Settle the claims of a batch whose predictions count; of another, give them back and clear what it has written.
+
+    The run is closed, so that whether they count can't change any more.
+    """
+    current = ledger.find_run(run.run_id)
+    if current is None or not current.committed:
+        claims.give_back(run.run_id)
+        delete_objects(predictions_prefix(run.recipe, run.run_id))
+        return None
+    manifest = claims.manifest_of(run.run_id, run.recipe)
+    claims.settle(manifest)
+    return _batch_record(manifest)
+
+
+def _batch_record(manifest: PredictionsManifest) -> BatchRecord:
+    return BatchRecord(
+        manifest=artifact_uri(predictions_manifest_key(manifest.recipe, manifest.batch)),
+        model_package=manifest.model_package,
+        training_run=manifest.training_run,
+        files=len(manifest.files),
+        rows=manifest.rows,
+        set_aside=len(manifest.set_aside),
+        reasons=[f"{file.name}: {'; '.join(file.reasons)}" for file in manifest.set_aside[:PROBLEMS_MAX]],
+    )
+
+
+def _endpoint(run: Run, now: int) -> tuple[RunStatus, datetime, str | None, str | None]:
+    """How it is with an endpoint that was brought up by hand: its lease says so, for no execution does."""
+    moment = datetime.fromtimestamp(now, UTC)
+    if run.closed:
+        return RunStatus.SUCCEEDED, moment, None, None
+    lease = ledger.find_lease(run.run_id, "endpoint")
+    if lease is None:
+        if now < run.started_at + NEVER_STARTED_SECONDS:
+            return RunStatus.RUNNING, moment, None, None
+        return RunStatus.FAILED, moment, "NeverStarted", "the endpoint was never created; bring it up again"
+    if lease.state in (LeaseState.INTENDED, LeaseState.CREATED):
+        return RunStatus.RUNNING, moment, None, None
+    if lease.outcome is Outcome.EXPIRED:
+        return RunStatus.SUCCEEDED, moment, None, None
+    log = log_link(f"/aws/sagemaker/Endpoints/{lease.name}", "")
+    cause = {
+        Outcome.CAPACITY: f"SageMaker had no such instance free for endpoint {lease.name}; bring it up later",
+        Outcome.ENDED: f"endpoint {lease.name} failed; its log says why: {log}",
+        Outcome.NEVER_CREATED: f"SageMaker did not create endpoint {lease.name}; bring it up again",
+    }.get(lease.outcome or Outcome.RELEASED, f"endpoint {lease.name} was taken away from outside")
+    return RunStatus.FAILED, moment, "EndpointFailed", cause
 
 
 def _announce(record: RunRecord, now: int) -> None:
@@ -97,7 +185,8 @@ def _execution(run: Run, now: int) -> tuple[RunStatus, datetime, str | None, str
             raise
         if now < run.started_at + NEVER_STARTED_SECONDS:
             return None
-        never = "the execution was never started; drop the file again"
+        again = "drop the file again" if run.kind is RunKind.TRAINING else "score again"
+        never = f"the execution was never started; {again}"
         return RunStatus.FAILED, datetime.fromtimestamp(now, UTC), "NeverStarted", never
     status = RunStatus(execution["status"])
     if status is RunStatus.RUNNING:
@@ -125,15 +214,27 @@ def _record(run: Run, status: RunStatus, ended_at: datetime, error: str | None, 
     metrics: dict[str, float] = {}
     report: str | None = None
     algorithm: str | None = None
+    judged: dict[str, Any] = {}
     try:
         algorithm = read_document(Plan, plan_key(run.run_id)).recipe.algorithm
-        metrics = read_document(Metrics, metrics_key(run.run_id)).metrics
+        measured = read_document(Metrics, metrics_key(run.run_id))
+        metrics = measured.metrics
         report = artifact_uri(report_key(run.run_id))
+        package = ledger.package_of(run.run_id)
+        if status is RunStatus.SUCCEEDED and package is not None:
+            judgement = read_document(Judgement, verdict_key(run.run_id))
+            judged = {"verdict": judgement.verdict, "reasons": judgement.reasons, "package": package}
+            if measured.champion is not None and judgement.champion is not None:
+                judged |= {
+                    "champion_run": measured.champion.run_id,
+                    "champion_metrics": measured.champion.metrics,
+                }
     except (MissingDocument, ValueError):
         # The run ended before it came that far, or a newer version of this code no longer reads what it wrote.
         pass
     return RunRecord(
         run_id=run.run_id,
+        kind=run.kind,
         recipe=run.recipe,
         drop=run.drop,
         status=status,
@@ -145,6 +246,7 @@ def _record(run: Run, status: RunStatus, ended_at: datetime, error: str | None, 
         cause=cause,
         metrics=metrics,
         report=report,
+        **judged,
         leases=[
             LeaseRecord(
                 step=lease.step,
@@ -153,7 +255,7 @@ def _record(run: Run, status: RunStatus, ended_at: datetime, error: str | None, 
                 state=lease.state.value,
                 attempt=lease.attempt,
                 billable_seconds=lease.billable_seconds,
-                log=log_link(TRAINING_LOGS, lease.name) if lease.step in ("training", "tuning") else None,
+                log=log_link(_LOGS[lease.step], lease.name) if lease.step in _LOGS else None,
             )
             for lease in ledger.leases_of(run.run_id)
         ],

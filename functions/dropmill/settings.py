@@ -15,6 +15,8 @@ class Settings:
     ledger_table: str = ""
     job_role_arn: str = ""
     state_machine_arn: str = ""
+    scoring_state_machine_arn: str = ""
+    drop_bucket: str = ""
     notification_topic_arn: str = ""
     conversion_concurrency: str = ""
     code_version: str = ""

@@ -28,6 +28,8 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 DOCUMENT_BYTES_MAX = 32 * 1024 * 1024
 
 _MISSING = {"NoSuchKey", "NoSuchVersion", "404"}
+_DELETED_AT_ONCE = 1000
+"""As many as S3 takes."""
 
 
 class MissingDocument(LookupError):
@@ -80,6 +82,14 @@ def list_objects(prefix: str) -> dict[str, int]:
     """The size of each object of the artifact bucket under `prefix`, by key."""
     pages = aws.s3().get_paginator("list_objects_v2").paginate(Bucket=setting("artifact_bucket"), Prefix=prefix)
     return {found["Key"]: found["Size"] for page in pages for found in page.get("Contents", ())}
+
+
+def delete_objects(prefix: str) -> None:
+    """Delete every object of the artifact bucket under `prefix`."""
+    keys = list(list_objects(prefix))
+    for start in range(0, len(keys), _DELETED_AT_ONCE):
+        some: Any = [{"Key": key} for key in keys[start : start + _DELETED_AT_ONCE]]
+        aws.s3().delete_objects(Bucket=setting("artifact_bucket"), Delete={"Objects": some, "Quiet": True})
 
 
 def artifact_uri(key: str) -> str:
