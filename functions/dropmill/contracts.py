@@ -487,7 +487,6 @@ class JudgeInput(Contract):
     run_id: RunId
     round: int = Field(ge=1, description="How often the run has been evaluated against a champion, from 1")
     champion_version: int = Field(ge=0, description="Of the champion's pointer as this round read it; 0: no champion")
-    incomparable: str | None = Field(default=None, description="Why the champion was not asked, in words")
 
 
 class JudgedModel(Contract):

@@ -36,7 +36,7 @@ def judge(request: JudgeInput, plan: Plan, metrics: Metrics) -> Judgement:
     elif missed or not beaten:
         verdict, reasons = Decision.REJECTED, [*missed, *compared, *met]
     elif request.champion_version and champion is None:
-        why = request.incomparable or "it was not asked about the same rows"
+        why = metrics.incomparable or "it was not asked about the same rows"
         reason = f"a person decides, because it can't be compared with the champion: {why}"
         verdict, reasons = Decision.WAITING, [reason, *met]
     elif plan.recipe.approval == "manual":
