@@ -1,0 +1,162 @@
+"""Seal Batch: prove that every row of every file to be scored was read once and in order, and set aside what is not."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from dropmill import storage
+from dropmill.contracts import (
+    PROBLEMS_MAX,
+    BatchPlan,
+    DroppedFile,
+    RowsReport,
+    RunReference,
+    ScoredPiece,
+    SealedBatch,
+    SealedBatchSummary,
+    SealedFile,
+    SealedRows,
+    SetAside,
+    Shard,
+    Shards,
+    Unit,
+)
+from dropmill.errors import ConversionIncomplete
+from dropmill.naming import (
+    batch_plan_key,
+    rows_manifest_key,
+    rows_name,
+    rows_prefix,
+    sealed_batch_key,
+    shard_report_key,
+    shards_key,
+)
+from dropmill.step import step
+
+_READ_AT_ONCE = 16
+
+
+def seal_batch(request: RunReference) -> SealedBatchSummary:
+    """Seal a batch, having proved it whole, and list the rows of its good files for the transform job.
+
+    A file with problems is set aside with up to ten of them, and stops no other. Raises ConversionIncomplete where rows
+    were lost or taken twice, which is no fault of the files.
+    """
+    plan = storage.read_document(BatchPlan, batch_plan_key(request.run_id))
+    shards = storage.read_document(Shards, shards_key(request.run_id)).root if plan.files else []
+    found = _pieces(request.run_id, shards)
+    written = storage.list_objects(rows_prefix(request.run_id))
+    files: list[SealedFile] = []
+    set_aside = list(plan.set_aside)
+    for index, one in enumerate(plan.files):
+        pieces = found[index]
+        reasons = _reasons(one.file, pieces)
+        if not reasons:
+            _prove_read_once(one.file, pieces)
+            sealed = _sealed(index, pieces)
+            if sealed is not None:
+                _prove_written(request.run_id, index, pieces, written)
+                files.append(sealed)
+                continue
+            reasons = [f"{one.file.name} holds no rows"]
+        set_aside.append(SetAside(source=one.file.source, name=one.file.name, reasons=reasons))
+    batch = SealedBatch(rows=sum(file.rows for file in files), files=files, set_aside=set_aside)
+    if files:
+        names = [rows_name(file.file, part.shard) for file in files for part in file.parts]
+        listed = [{"prefix": storage.artifact_uri(rows_prefix(request.run_id))}, *names]
+        storage.write_object(rows_manifest_key(request.run_id), json.dumps(listed).encode())
+    storage.write_document(sealed_batch_key(request.run_id), batch)
+    return SealedBatchSummary(rows=batch.rows, files=len(files), set_aside=len(set_aside))
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a shard read of a file."""
+
+    shard: int
+    piece: ScoredPiece
+
+
+def _pieces(batch: str, shards: Sequence[Shard]) -> Mapping[int, list[_Read]]:
+    """What was read of each file, in its order."""
+    found: dict[int, list[_Read]] = defaultdict(list)
+    for shard, report in zip(shards, _reports(batch, shards), strict=True):
+        if report.shard != shard.number:
+            raise ConversionIncomplete(f"the report of shard {shard.number} is that of shard {report.shard}")
+        asked = [(piece.file, piece.start, piece.end) for piece in shard.pieces]
+        if asked != [(piece.file, piece.start, piece.end) for piece in report.pieces]:
+            raise ConversionIncomplete(f"shard {shard.number} did not read the pieces that it was given")
+        for piece in report.pieces:
+            found[piece.file].append(_Read(shard.number, piece))
+    for reads in found.values():
+        reads.sort(key=lambda read: (read.piece.start, read.piece.end))
+    return found
+
+
+def _reports(batch: str, shards: Sequence[Shard]) -> Iterator[RowsReport]:
+    """The reports in the order of their shards."""
+
+    def read(shard: Shard) -> RowsReport:
+        try:
+            return storage.read_document(RowsReport, shard_report_key(batch, shard.number))
+        except storage.MissingDocument:
+            raise ConversionIncomplete(f"shard {shard.number} left no report; score the files again") from None
+
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        yield from pool.map(read, shards)
+
+
+def _reasons(file: DroppedFile, reads: Sequence[_Read]) -> list[str]:
+    """What is wrong with a file, with line numbers that count from its first line."""
+    said: list[str] = []
+    before = file.first_line - 1
+    for read in reads:
+        if read.piece.refused is not None and read.piece.refused not in said:
+            said.insert(0, read.piece.refused)
+        for problem in read.piece.problems:
+            row = problem.row
+            if row is not None and file.unit is Unit.LINES:
+                row += before
+            said.append(str(problem.model_copy(update={"row": row})))
+        before += read.piece.lines
+    return said[:PROBLEMS_MAX]
+
+
+def _prove_read_once(file: DroppedFile, reads: Sequence[_Read]) -> None:
+    """Every piece begins where the one before it stopped, from the file's first row to its last."""
+    at = file.start
+    for read in reads:
+        if read.piece.begin != at:
+            what = "twice" if read.piece.begin < at else "by no shard"
+            first, last = sorted((read.piece.begin, at))
+            raise ConversionIncomplete(f"{file.name}: {file.unit.value} {first} to {last} were read {what}")
+        at = read.piece.stop
+    if at != file.end:
+        raise ConversionIncomplete(f"{file.name}: reading stopped at {at} of {file.end} ({file.unit.value})")
+    rows = sum(read.piece.rows for read in reads)
+    if file.rows is not None and rows != file.rows:
+        raise ConversionIncomplete(f"{file.name}: {rows} rows were read of the {file.rows} that it holds")
+
+
+def _prove_written(batch: str, index: int, reads: Sequence[_Read], written: Mapping[str, int]) -> None:
+    """What the transform job will read of a file is what the shards wrote."""
+    for read in reads:
+        key = rows_prefix(batch) + rows_name(index, read.shard)
+        if written.get(key, 0) != read.piece.size or bool(read.piece.size) != bool(read.piece.rows):
+            raise ConversionIncomplete(f"{storage.artifact_uri(key)} is not what shard {read.shard} wrote")
+
+
+def _sealed(index: int, reads: Sequence[_Read]) -> SealedFile | None:
+    parts: list[SealedRows] = []
+    rows = 0
+    for read in reads:
+        piece = read.piece
+        if piece.rows:
+            parts.append(SealedRows(shard=read.shard, rows=piece.rows, first=rows, kept=piece.kept))
+        rows += piece.rows
+    return SealedFile(file=index, rows=rows, parts=parts) if parts else None
+
+
+handler = step(seal_batch)
