@@ -415,7 +415,7 @@ class CreatedModel(Contract):
     keep_endpoint: int = Field(default=0, ge=0, description="Seconds for which the evaluated endpoint stays")
     champion_model: str | None = Field(default=None, description="None: no champion, or none that can be compared")
     champion: str | None = Field(default=None, description="The ARN of the recipe's model package in use")
-    champion_version: int = Field(default=0, ge=0, description="The version of its pointer; 0: it never had one")
+    champion_version: int = Field(default=0, ge=0, description="The version of its pointer; 0: there is no champion")
     champion_run: RunId | None = None
     champion_algorithm: str | None = None
     incomparable: str | None = Field(default=None, description="Why the champion can't be compared, in words")

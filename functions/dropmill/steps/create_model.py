@@ -28,17 +28,13 @@ def create_model(request: ModelInput) -> CreatedModel:
         end_earlier_rounds(request.run_id, request.round)
     plan = read_document(Plan, plan_key(request.run_id))
     model = _create(request, plan.recipe_name, "model", plan.recipe.algorithm, request.artifact)
-    pointer = find_pointer(plan.recipe_name)
-    champion = pointer.champion
     created = CreatedModel(
-        model=model,
-        serve=plan.recipe.evaluation.serve,
-        keep_endpoint=plan.recipe.evaluation.keep_endpoint,
-        champion_version=pointer.version,
+        model=model, serve=plan.recipe.evaluation.serve, keep_endpoint=plan.recipe.evaluation.keep_endpoint
     )
+    champion = find_pointer(plan.recipe_name).champion
     if champion is None:
         return created
-    found = {"champion": champion.package, "champion_run": champion.run_id}
+    found = {"champion": champion.package, "champion_version": champion.version, "champion_run": champion.run_id}
     reason = incomparable(plan, champion)
     if reason is not None:
         return created.model_copy(update={**found, "incomparable": reason})
