@@ -23,6 +23,7 @@ STEPS = [
     "inspect_drop",
     "judge_model",
     "launch_training",
+    "launch_transform",
     "launch_tuning",
     "register_model",
     "resume_task",
@@ -124,7 +125,7 @@ def test_all_events_are_about_that_run(events: dict[str, Any], inspected: Inspec
     assert {event["run_id"] for event in events.values() if "run_id" in event} == {run}
     assert events["create_model"]["artifact"] == artifact
     assert events["deploy_endpoint"]["model"] == naming.sagemaker_name(recipe, run, "model", 1)
-    assert events["evaluate_model"]["endpoint"] == naming.sagemaker_name(recipe, run, "endpoint", 1)
+    assert events["evaluate_model"]["model"]["endpoint"]["endpoint"] == naming.sagemaker_name(recipe, run, "endpoint", 1)
     assert (ended["TrainingJobName"], ended["ModelArtifacts"]["S3ModelArtifacts"]) == (job, artifact)
     assert ended["Tags"] == {naming.STACK_TAG: STACK, naming.RUN_TAG: run}
     assert events["close_run"]["detail"]["executionArn"] == inspected.execution_arn

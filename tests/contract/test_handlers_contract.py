@@ -29,6 +29,7 @@ STEPS = [
     "inspect_drop",
     "judge_model",
     "launch_training",
+    "launch_transform",
     "launch_tuning",
     "register_model",
     "resume_task",
