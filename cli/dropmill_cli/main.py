@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from dropmill_cli.drops import RecipeChoice
     from dropmill_cli.logs import LogLine
+    from dropmill_cli.models import Approval
     from dropmill_cli.runs import RunDocument
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -89,10 +90,12 @@ def main() -> None:
     dropmill show RUN
     dropmill logs RUN
     dropmill rerun RUN --wait
+    dropmill models
+    dropmill approve RUN
     dropmill exec -- python tutorial.py            any program, against an embedded cloud
 
-    drop, runs, show, logs and rerun speak to the embedded cloud at http://127.0.0.1:4566 or AWS_ENDPOINT_URL, and to
-    AWS when another stack is named with --stack or DROPMILL_STACK.
+    drop, runs, show, logs, rerun, models, approve and reject speak to the embedded cloud at http://127.0.0.1:4566 or
+    AWS_ENDPOINT_URL, and to AWS when another stack is named with --stack or DROPMILL_STACK.
 
     Exit codes: 0 done, 1 the run failed, 2 the command could not be carried out, 130 stopped by Ctrl-C.
     """
@@ -424,6 +427,88 @@ def rerun(place: Place, run_id: str, wait: bool, output: Path, json_: bool) -> N
         _print_json({"run_id": name, "rerun_of": run_id})
     else:
         click.echo(f"run {name}; follow it with: dropmill show {name}")
+
+
+@main.command(short_help="List registered models, and which is in use.")
+@click.argument("recipe", required=False)
+@click.option("--limit", default=10, show_default=True, type=click.IntRange(1, 1000), help="How many of each recipe.")
+@somewhere
+@as_json
+def models(place: Place, recipe: str | None, limit: int, json_: bool) -> None:
+    """List the registered models of RECIPE, or of all recipes, newest first; the champion is the one in use.
+
+    \b
+    Examples:
+      dropmill models
+      dropmill models kmeans --limit 3
+      dropmill models kmeans --json
+    """
+    from dropmill_cli import models as all_models
+    from dropmill_cli.stack import connect
+
+    lines = all_models.list_models(connect(place), recipe, limit)
+    if json_:
+        _print_json([line.model_dump(mode="json") for line in lines])
+        return
+    from dropmill_cli import show as pages
+
+    if not lines:
+        click.echo("no models yet; a run that succeeds registers its own")
+        return
+    pages.console().print(pages.models_table(lines))
+
+
+@main.command(short_help="Approve a model, which makes it the champion.")
+@click.argument("model", metavar="RUN-or-PACKAGE")
+@click.option("--reason", default="approved with dropmill approve", help="Kept with the model package.")
+@somewhere
+@as_json
+def approve(place: Place, model: str, reason: str, json_: bool) -> None:
+    """Approve the model of a run, or a model package by its ARN: from now on it is its recipe's champion.
+
+    Works for a model that waits, for one that was rejected, and for a former champion.
+
+    \b
+    Examples:
+      dropmill approve kmeans-0123456789ab
+      dropmill approve kmeans-0123456789ab --reason "looked at the clusters"
+      dropmill approve arn:aws:sagemaker:eu-west-1:123456789012:model-package/dropmill-kmeans/3 --stack dropmill
+    """
+    _decide(place, model, "Approved", reason, json_)
+
+
+@main.command(short_help="Reject a model; a champion is one no more.")
+@click.argument("model", metavar="RUN-or-PACKAGE")
+@click.option("--reason", default="rejected with dropmill reject", help="Kept with the model package.")
+@somewhere
+@as_json
+def reject(place: Place, model: str, reason: str, json_: bool) -> None:
+    """Reject the model of a run, or a model package by its ARN. If it is the champion, its recipe has none from now on.
+
+    \b
+    Examples:
+      dropmill reject kmeans-0123456789ab
+      dropmill reject kmeans-0123456789ab --json
+    """
+    _decide(place, model, "Rejected", reason, json_)
+
+
+def _decide(place: Place, model: str, approval: "Approval", reason: str, json_: bool) -> None:
+    from dropmill_cli import models as all_models
+    from dropmill_cli.stack import connect
+
+    decided = all_models.decide(connect(place), model, approval, reason)
+    if json_:
+        _print_json(decided.model_dump(mode="json"))
+        return
+    champion = decided.champion
+    if champion is None:
+        state = f"{decided.recipe} has no champion"
+    elif champion.package == decided.package:
+        state = f"it is the champion of {decided.recipe}"
+    else:
+        state = f"the champion of {decided.recipe} is the model of {champion.run_id}"
+    click.echo(f"{approval.lower()} {decided.package}\n{state}")
 
 
 def _drop_and_wait(

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from pydantic import BaseModel, Field
 
 from dropmill import aws, ledger
-from dropmill.contracts import LeaseRecord, Metrics, Plan, RunRecord, RunStatus
+from dropmill.contracts import Decision, LeaseRecord, Metrics, Plan, RunRecord, RunStatus
 from dropmill.ledger import Lease, LeaseState, Run
 from dropmill.naming import metrics_key, plan_key, report_key, run_record_key
 from dropmill.resources import RESOURCES
@@ -28,6 +28,12 @@ _RERUNS_MAX = 1000
 _CONSOLE_LINK = re.compile(r"https://[a-z0-9-]+\.console\.aws\.amazon\.com/cloudwatch/[^\s()]*")
 
 
+_RECORDED = {
+    *("algorithm", "metrics", "seconds", "ended_at", "error", "cause", "report"),
+    *("verdict", "reasons", "package", "champion_run", "champion_metrics"),
+}
+
+
 class RunDocument(BaseModel):
     """What `--json` prints of a run. `seconds` runs from its start, with `--wait` from the drop, to its end."""
 
@@ -38,6 +44,11 @@ class RunDocument(BaseModel):
     seconds: float | None = None
     open_leases: int = 0
     report: str | None = None
+    verdict: Decision | None = None
+    reasons: list[str] = Field(default_factory=list)
+    package: str | None = None
+    champion_run: str | None = None
+    champion_metrics: dict[str, float] = Field(default_factory=dict)
     recipe: str
     drop: str
     version_id: str | None = None
@@ -59,6 +70,7 @@ class RunLine(BaseModel):
     ended_at: datetime | None
     seconds: float | None
     metrics: dict[str, float]
+    verdict: Decision | None = None
     open_leases: int
     error: str | None
 
@@ -94,6 +106,7 @@ def _line(run: Run, open_leases: int) -> RunLine:
         ended_at=_moment(run.ended_at) if run.ended_at is not None else None,
         seconds=float(run.ended_at - run.started_at) if run.ended_at is not None else None,
         metrics=run.metrics,
+        verdict=run.verdict,
         open_leases=open_leases,
         error=run.error,
     )
@@ -116,9 +129,7 @@ def describe(run: Run) -> RunDocument:
     )
     if record is None:
         return document.model_copy(update={"algorithm": _algorithm(run.run_id)})
-    return document.model_copy(
-        update=record.model_dump(include={"algorithm", "metrics", "seconds", "ended_at", "error", "cause", "report"})
-    )
+    return document.model_copy(update=record.model_dump(include=_RECORDED))
 
 
 def at_home(document: RunDocument, log: str) -> RunDocument:

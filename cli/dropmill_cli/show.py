@@ -12,9 +12,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dropmill.contracts import LeaseRecord, Metrics, RunStatus
+from dropmill.contracts import Decision, LeaseRecord, Metrics, RunStatus
 from dropmill.evaluation.names import metric_text
 from dropmill_cli.logs import LogLine
+from dropmill_cli.models import ModelLine
 from dropmill_cli.runs import RunDocument, RunLine
 from dropmill_cli.watch import Progress, State, now
 
@@ -182,6 +183,9 @@ def run_facts(document: RunDocument) -> Table:
 
 def results(document: RunDocument, metrics: Metrics | None, *, log: Sequence[LogLine] = ()) -> Iterator[RenderableType]:
     """How the run went: metrics and what they rest on, the whole reason of a failure, the report, the open leases."""
+    if document.verdict is not None:
+        yield Text()
+        yield from verdict_lines(document, document.verdict)
     shown = metrics.metrics if metrics else document.metrics
     if shown:
         yield Text()
@@ -212,10 +216,23 @@ def results(document: RunDocument, metrics: Metrics | None, *, log: Sequence[Log
     yield Text(f"Open leases: {document.open_leases}", "" if document.open_leases == 0 else "yellow")
 
 
+def verdict_lines(document: RunDocument, verdict: Decision) -> Iterator[RenderableType]:
+    """What became of the model, and why."""
+    styles = {Decision.APPROVED: "bold green", Decision.REJECTED: "bold red", Decision.WAITING: "bold yellow"}
+    yield Text(f"Verdict: {verdict.value}", styles[verdict])
+    yield from (Text(f"  {clean(reason)}") for reason in document.reasons)
+    if verdict is Decision.WAITING:
+        yield Text(f"Decide with: dropmill approve {document.run_id}, or dropmill reject {document.run_id}")
+    if document.package:
+        yield Text(f"Model package: {clean(document.package)}")
+
+
 def metrics_table(values: dict[str, float], metrics: Metrics | None) -> Iterator[RenderableType]:
-    table = _table("Metric", ">Value")
+    champion = metrics.champion.metrics if metrics and metrics.champion else None
+    table = _table("Metric", ">Value", *([] if champion is None else [">Champion"]))
     for name, value in values.items():
-        table.add_row(Text(clean(name)), Text(metric_text(value)))
+        beside = [] if champion is None else [Text(metric_text(champion[name]) if name in champion else "")]
+        table.add_row(Text(clean(name)), Text(metric_text(value)), *beside)
     yield table
     if metrics is not None:
         yield Text(
@@ -278,7 +295,7 @@ def leases_table(leases: Sequence[LeaseRecord]) -> Table:
 def runs_table(lines: Sequence[RunLine]) -> Table:
     # One zone for all: a column can't hold two without saying so in every line.
     zone = now().astimezone().tzinfo
-    table = _table("Run", "Status", f"Started ({now().astimezone():%Z})", ">Time", "Metrics", ">Open leases")
+    table = _table("Run", "Status", f"Started ({now().astimezone():%Z})", ">Time", "Outcome", ">Open leases")
     styles = {RunStatus.SUCCEEDED: "green", RunStatus.RUNNING: "yellow"}
     for line in lines:
         table.add_row(
@@ -286,11 +303,33 @@ def runs_table(lines: Sequence[RunLine]) -> Table:
             Text(line.status.value, styles.get(line.status, "red")),
             line.started_at.astimezone(zone).strftime("%m-%d %H:%M:%S"),
             "" if line.seconds is None else seconds_text(line.seconds, whole=True),
-            Text(clean(line.error or headline(line.metrics))),
+            Text(clean(line.error or ": ".join(filter(None, (line.verdict, headline(line.metrics)))))),
             str(line.open_leases),
         )
     # What a narrow terminal folds; a run's id has to stay whole to be copied.
     for column in (table.columns[4], table.columns[5]):
+        column.no_wrap = False
+    return table
+
+
+def models_table(lines: Sequence[ModelLine]) -> Table:
+    zone = now().astimezone().tzinfo
+    registered = f"Registered ({now().astimezone():%Z})"
+    table = _table("Recipe", ">Version", "Status", "", "Run", registered, "Metrics", "Why")
+    styles = {"Approved": "green", "Rejected": "red"}
+    for line in lines:
+        table.add_row(
+            Text(line.recipe),
+            str(line.version),
+            Text(line.status, styles.get(line.status, "yellow")),
+            Text("champion", "bold") if line.champion else "",
+            Text(clean(line.run_id or "")),
+            line.created_at.astimezone(zone).strftime("%m-%d %H:%M:%S"),
+            Text(clean(", ".join(f"{name} {line.metrics[name]}" for name in _HEADLINES if name in line.metrics))),
+            Text(clean(line.reason or "")),
+        )
+    # What a narrow terminal folds; a run's id has to stay whole to be copied.
+    for column in table.columns[6:]:
         column.no_wrap = False
     return table
 

@@ -252,7 +252,7 @@ def follow(package: str, *, deliberate: bool = False) -> Champion | None:
     """
     for _ in range(_TRIES):
         described = aws.sagemaker().describe_model_package(ModelPackageName=package)
-        plan = _plan_of(described)
+        plan = plan_of(described)
         recipe, arn, approval = plan.recipe_name, described["ModelPackageArn"], described["ModelApprovalStatus"]
         known = champions.acted_on(recipe, arn)
         pointer = champions.find_pointer(recipe)
@@ -275,7 +275,7 @@ def follow(package: str, *, deliberate: bool = False) -> Champion | None:
 _RUN_ID = re.compile(r"[a-z0-9](-?[a-z0-9]){0,79}")
 
 
-def _plan_of(described: DescribeModelPackageOutputTypeDef) -> Plan:
+def plan_of(described: DescribeModelPackageOutputTypeDef) -> Plan:
     """The plan of the run that a package came from."""
     metadata = described.get("CustomerMetadataProperties", {})
     package, stack, run = described["ModelPackageArn"], setting("stack_name"), metadata.get("run", "")

@@ -80,7 +80,19 @@ class TestHelp:
         assert "..." not in listed
 
     def test_the_commands(self) -> None:
-        assert set(main.commands) == {"up", "demo", "drop", "runs", "show", "logs", "rerun", "exec"}
+        assert set(main.commands) == {
+            "up",
+            "demo",
+            "drop",
+            "runs",
+            "show",
+            "logs",
+            "rerun",
+            "exec",
+            "models",
+            "approve",
+            "reject",
+        }
 
     @pytest.mark.parametrize("line", HELP_EXAMPLES)
     def test_examples_in_help_texts_are_accepted(self, line: str) -> None:
