@@ -6,7 +6,7 @@ import time
 from pydantic import BaseModel
 
 from dropmill import ledger
-from dropmill.contracts import RunInput, RunStatus
+from dropmill.contracts import BatchInput, RunInput, RunStatus
 from dropmill.ledger import Run
 from dropmill.runs import end_run, open_run
 from dropmill.step import about_run, logger, step
@@ -40,12 +40,14 @@ def close_run(event: ExecutionEvent) -> None:
 
 def _started_by_hand(detail: ExecutionDetail) -> Run | None:
     """An execution whose first state died before it could write the run's row still has its input."""
-    try:
-        run = RunInput.model_validate({**json.loads(detail.input or "{}"), "run_id": detail.name})
-    except ValueError:
-        return None
-    open_run(run, detail.executionArn)
-    return ledger.find_run(detail.name)
+    for model in (RunInput, BatchInput):
+        try:
+            run = model.model_validate({**json.loads(detail.input or "{}"), "run_id": detail.name})
+        except ValueError:
+            continue
+        open_run(run, detail.executionArn)
+        return ledger.find_run(detail.name)
+    return None
 
 
 handler = step(close_run)
