@@ -46,6 +46,9 @@ SUCCESS: Final = "_SUCCESS"
 PARTS: Final = ("train", "validation", "test")
 """The folders that a folder drop may be divided into, by the names of its parts."""
 
+_KEY_BYTES_MAX: Final = 1024
+_NAME_END_BYTES: Final = 100
+
 _DROP_KEY: Final = re.compile(r"drops/(?P<recipe>[^/]+)/(?P<folders>(?:[^/]+/)*)(?P<name>[^/]+)", re.DOTALL)
 
 
@@ -218,6 +221,18 @@ def scoring_prefix(recipe: str) -> str:
 
 def predictions_prefix(recipe: str, batch: str) -> str:
     return f"predictions/{recipe}/{batch}/"
+
+
+def predictions_key(recipe: str, batch: str, name: str) -> str:
+    """An object of predictions, named by the file that they are of; what is too long for S3 is cut in its middle."""
+    prefix = predictions_prefix(recipe, batch)
+    room = _KEY_BYTES_MAX - len(prefix.encode())
+    data = name.encode()
+    if len(data) > room:
+        mark = f"~{_digest(name)}~".encode()
+        end = data[-_NAME_END_BYTES:]
+        data = data[: room - len(mark) - len(end)] + mark + end
+    return prefix + data.decode("utf-8", "ignore")
 
 
 def predictions_manifest_key(recipe: str, batch: str) -> str:
