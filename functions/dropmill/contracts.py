@@ -407,6 +407,12 @@ class TransformedRows(Contract):
     billable_seconds: int = Field(default=0, description="Of each instance")
 
 
+class ServedModel(Contract):
+    """What answers the token of Deploy Endpoint."""
+
+    endpoint: str
+
+
 class CreatedModel(Contract):
     """The result of Create Model, to which the workflow adds how the model is served: of an older round, nothing."""
 
@@ -419,7 +425,7 @@ class CreatedModel(Contract):
     champion_run: RunId | None = None
     champion_algorithm: str | None = None
     incomparable: str | None = Field(default=None, description="Why the champion can't be compared, in words")
-    endpoint: "ServedModel | None" = None
+    endpoint: ServedModel | None = None
     transform: TransformedRows | None = None
     champion_transform: TransformedRows | None = None
 
@@ -437,12 +443,6 @@ class Champion(Contract):
     classes: list[str] = Field(default_factory=list, description="The names of its classes in order; none: no classes")
     artifact: str
     moved_at: datetime
-
-
-class ServedModel(Contract):
-    """What answers the token of Deploy Endpoint."""
-
-    endpoint: str
 
 
 class EvaluateInput(Contract):

@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from dropmill.contracts import InspectedDrop, RunInput, ServedModel, TrainedModel
+from dropmill.contracts import InspectedDrop, RunInput, ServedModel, TrainedModel, TransformedRows
 from dropmill.errors import ERRORS_BY_NAME
 from dropmill.leases import PROVISIONING_SECONDS
 from dropmill.steps.inspect_drop import TIMEOUT_MARGIN_SECONDS
@@ -43,7 +43,13 @@ AWS_ERRORS = {
     "Sandbox.Timedout",
 }
 WAITS = "arn:${Partition}:states:::lambda:invoke.waitForTaskToken"
-ANSWERS = {"Launch Training": TrainedModel, "Launch Tuning": TrainedModel, "Deploy Endpoint": ServedModel}
+ANSWERS = {
+    "Launch Training": TrainedModel,
+    "Launch Tuning": TrainedModel,
+    "Launch Transform": TransformedRows,
+    "Launch Champion Transform": TransformedRows,
+    "Deploy Endpoint": ServedModel,
+}
 """What answers a state's task token."""
 
 Scope = dict[str, Any]
@@ -116,8 +122,12 @@ def payload_of(name: str, machine: Scope) -> dict[str, Any] | None:
     return parameters["Payload"] if parameters and state["Resource"] == WAITS else parameters
 
 
+ALSO_CALLED_BY = {"Launch Champion Transform": "Launch Transform"}
+"""States that call the function of another one."""
+
+
 def snake(name: str) -> str:
-    return name.lower().replace(" ", "_")
+    return ALSO_CALLED_BY.get(name, name).lower().replace(" ", "_")
 
 
 @pytest.fixture(scope="session", params=["TrainStateMachine"])
@@ -212,7 +222,7 @@ def test_state_module_and_resource_carry_one_name(
 ) -> None:
     substitutions = state_machines["TrainStateMachine"]["DefinitionSubstitutions"]
     for name, state in tasks_of(machine):
-        pascal = name.replace(" ", "")
+        pascal = ALSO_CALLED_BY.get(name, name).replace(" ", "")
         assert function_of(state) == pascal
         assert functions[snake(name)].logical_id == f"{pascal}Function"
         assert substitutions[f"{pascal}FunctionArn"] == {"Fn::GetAtt": [f"{pascal}Function", "Arn"]}
@@ -242,6 +252,10 @@ def test_every_task_sends_what_its_step_takes(machine: Scope, functions: dict[st
         assert {field for field, info in fields.items() if info.is_required()} <= sent, name
 
 
+LATER_FIELDS = {"model": "Create Model"}
+"""Results to which later states add, and whose they are."""
+
+
 def test_every_path_leads_to_a_result(machine: Scope, functions: dict[str, Any]) -> None:
     """`$.model.model` needs a state whose ResultPath is `$.model` and whose answer has a field `model`."""
     results: dict[str, set[str]] = {name: set() for name in RunInput.model_fields}
@@ -249,7 +263,18 @@ def test_every_path_leads_to_a_result(machine: Scope, functions: dict[str, Any])
         if state["Type"] == "Task":
             answer: Any = ANSWERS[name] if state["Resource"] == WAITS else functions[snake(name)].types["return"]
             assert state.get("ResultPath", "$") != "$", f"the answer of {name} replaces the whole state"
-            results[state["ResultPath"][2:]] = set(answer.model_fields)
+            head, _, field = state["ResultPath"][2:].partition(".")
+            if field:
+                model, kept = results[head], functions[snake(LATER_FIELDS[head])].types["return"].model_fields[field]
+                assert field in model
+                assert answer in get_args(kept.annotation), (
+                    f"{name} writes another {field} than {LATER_FIELDS[head]} has"
+                )
+            else:
+                results[head] = set(answer.model_fields)
+        elif state["Type"] == "Pass":
+            given = state.get("Result", state.get("Parameters", {}))
+            results[state["ResultPath"][2:]] = {key.removesuffix(".$") for key in given}
     for name, state in machine["States"].items():
         paths = [state.get("ItemsPath", ""), state.get("MaxConcurrencyPath", "")]
         if state["Type"] == "Task":
