@@ -166,6 +166,7 @@ class Stand(Witness):
         assert sagemaker.list_models()["Models"] == []
         for status in ("InProgress", "Stopping"):
             assert sagemaker.list_training_jobs(StatusEquals=status)["TrainingJobSummaries"] == []
+            assert sagemaker.list_transform_jobs(StatusEquals=status)["TransformJobSummaries"] == []
             searches = sagemaker.list_hyper_parameter_tuning_jobs(StatusEquals=status)
             assert searches["HyperParameterTuningJobSummaries"] == []
 
