@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from localaws.cloud import ACCOUNT_ID
 
 STACK = "dropmill-local"
 STEPS = [
+    "claim_files",
     "close_run",
+    "convert_rows",
     "convert_shard",
     "create_model",
     "deploy_endpoint",
@@ -25,13 +28,18 @@ STEPS = [
     "launch_training",
     "launch_transform",
     "launch_tuning",
+    "publish_predictions",
     "register_model",
     "resume_task",
+    "seal_batch",
     "seal_dataset",
     "start_run",
+    "start_scoring",
     "sweep_leases",
     "tear_down",
 ]
+OF_A_BATCH = ["claim_files", "convert_rows", "publish_predictions", "seal_batch"]
+"""Functions of the scoring workflow alone, whose run is a batch."""
 RULED = ["close_run", "follow_approval", "resume_task", "start_run"]
 """Functions that a rule with a pattern calls; the schedule's event has nothing to match."""
 
@@ -45,6 +53,7 @@ def resolved(value: Any) -> Any:
             return {
                 "AWS::StackName": STACK,
                 "Drops": f"{STACK}-drops",
+                "ScoreStateMachine": f"arn:aws:states:us-east-1:{ACCOUNT_ID}:stateMachine:{STACK}-ScoreStateMachine",
                 "TrainStateMachine": f"arn:aws:states:us-east-1:{ACCOUNT_ID}:stateMachine:{STACK}-TrainStateMachine",
             }[value["Ref"]]
         if value.keys() == {"Fn::Sub"}:
@@ -122,10 +131,15 @@ def test_all_events_are_about_that_run(events: dict[str, Any], inspected: Inspec
     prefix = naming.model_prefix(recipe, run)
     artifact = f"s3://{STACK}-artifacts/{prefix}/{job}/output/model.tar.gz"
     ended = events["resume_task"]["detail"]
-    assert {event["run_id"] for event in events.values() if "run_id" in event} == {run}
+    batch = naming.batch_id(recipe, datetime.fromisoformat(events["start_scoring"]["scheduled_time"]))
+    assert {events[step]["run_id"] for step in OF_A_BATCH} == {batch}
+    of_runs = {event["run_id"] for step, event in events.items() if "run_id" in event and step not in OF_A_BATCH}
+    assert of_runs == {run}
     assert events["create_model"]["artifact"] == artifact
     assert events["deploy_endpoint"]["model"] == naming.sagemaker_name(recipe, run, "model", 1)
-    assert events["evaluate_model"]["model"]["endpoint"]["endpoint"] == naming.sagemaker_name(recipe, run, "endpoint", 1)
+    assert events["evaluate_model"]["model"]["endpoint"]["endpoint"] == naming.sagemaker_name(
+        recipe, run, "endpoint", 1
+    )
     assert (ended["TrainingJobName"], ended["ModelArtifacts"]["S3ModelArtifacts"]) == (job, artifact)
     assert ended["Tags"] == {naming.STACK_TAG: STACK, naming.RUN_TAG: run}
     assert events["close_run"]["detail"]["executionArn"] == inspected.execution_arn

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
-from dropmill.contracts import InspectedDrop, RunInput, ServedModel, TrainedModel, TransformedRows
+from dropmill.contracts import BatchInput, InspectedDrop, RunInput, ServedModel, TrainedModel, TransformedRows
 from dropmill.errors import ERRORS_BY_NAME
 from dropmill.leases import PROVISIONING_SECONDS
 from dropmill.steps.inspect_drop import TIMEOUT_MARGIN_SECONDS
+from dropmill.steps.start_scoring import ScoringRequest
 from localaws import schedules
 
 # https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html, and what the Lambda integration and
@@ -130,13 +132,22 @@ def snake(name: str) -> str:
     return ALSO_CALLED_BY.get(name, name).lower().replace(" ", "_")
 
 
-@pytest.fixture(scope="session", params=["TrainStateMachine"])
-def machine(request: pytest.FixtureRequest, workflows: dict[str, Scope]) -> Scope:
-    return workflows[request.param]
+MACHINES: dict[str, type[BaseModel]] = {"TrainStateMachine": RunInput, "ScoreStateMachine": BatchInput}
+"""The state machines, and what an execution of each is given, besides its name."""
+
+
+@pytest.fixture(scope="session", params=MACHINES)
+def machine_id(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def machine(machine_id: str, workflows: dict[str, Scope]) -> Scope:
+    return workflows[machine_id]
 
 
 def test_every_state_machine_is_looked_at(workflows: dict[str, Scope]) -> None:
-    assert workflows.keys() == {"TrainStateMachine"}
+    assert workflows.keys() == MACHINES.keys()
 
 
 def test_transitions_name_states_and_reach_them_all(machine: Scope) -> None:
@@ -156,8 +167,8 @@ def test_transitions_name_states_and_reach_them_all(machine: Scope) -> None:
         ),
     ],
 )
-def test_a_broken_transition_is_found(machine: Scope, change: Any, problem: str) -> None:
-    broken = json.loads(json.dumps(machine))
+def test_a_broken_transition_is_found(workflows: dict[str, Scope], change: Any, problem: str) -> None:
+    broken = json.loads(json.dumps(workflows["TrainStateMachine"]))
     change(broken["States"])
     assert problem in dangling(broken)
 
@@ -218,9 +229,9 @@ def test_the_workflow_ends_and_not_before_its_slowest_task(machine: Scope) -> No
 
 
 def test_state_module_and_resource_carry_one_name(
-    machine: Scope, functions: dict[str, Any], state_machines: dict[str, dict[str, Any]], root: Path
+    machine_id: str, machine: Scope, functions: dict[str, Any], state_machines: dict[str, dict[str, Any]], root: Path
 ) -> None:
-    substitutions = state_machines["TrainStateMachine"]["DefinitionSubstitutions"]
+    substitutions = state_machines[machine_id]["DefinitionSubstitutions"]
     for name, state in tasks_of(machine):
         pascal = ALSO_CALLED_BY.get(name, name).replace(" ", "")
         assert function_of(state) == pascal
@@ -234,10 +245,10 @@ def test_state_module_and_resource_carry_one_name(
 
 
 def test_the_machine_may_call_exactly_the_functions_it_calls(
-    machine: Scope, state_machines: dict[str, dict[str, Any]]
+    machine_id: str, machine: Scope, state_machines: dict[str, dict[str, Any]]
 ) -> None:
     called = {function_of(state) + "Function" for _, state in tasks_of(machine)}
-    statements = [s for policy in state_machines["TrainStateMachine"]["Policies"] for s in policy["Statement"]]
+    statements = [s for policy in state_machines[machine_id]["Policies"] for s in policy["Statement"]]
     (allowed,) = [s["Resource"] for s in statements if s["Action"] == "lambda:InvokeFunction"]
     assert sorted(resource["Fn::GetAtt"][0] for resource in allowed) == sorted(called)
 
@@ -256,9 +267,9 @@ LATER_FIELDS = {"model": "Create Model"}
 """Results to which later states add, and whose they are."""
 
 
-def test_every_path_leads_to_a_result(machine: Scope, functions: dict[str, Any]) -> None:
+def test_every_path_leads_to_a_result(machine_id: str, machine: Scope, functions: dict[str, Any]) -> None:
     """`$.model.model` needs a state whose ResultPath is `$.model` and whose answer has a field `model`."""
-    results: dict[str, set[str]] = {name: set() for name in RunInput.model_fields}
+    results: dict[str, set[str]] = {name: set() for name in MACHINES[machine_id].model_fields}
     for name, state in machine["States"].items():
         if state["Type"] == "Task":
             answer: Any = ANSWERS[name] if state["Resource"] == WAITS else functions[snake(name)].types["return"]
@@ -277,6 +288,7 @@ def test_every_path_leads_to_a_result(machine: Scope, functions: dict[str, Any])
             results[state["ResultPath"][2:]] = {key.removesuffix(".$") for key in given}
     for name, state in machine["States"].items():
         paths = [state.get("ItemsPath", ""), state.get("MaxConcurrencyPath", "")]
+        paths += [rule["Variable"] for rule in state.get("Choices", [])]
         if state["Type"] == "Task":
             paths += strings(payload_of(name, machine))
         for path in paths:
@@ -306,3 +318,17 @@ def test_schedules_parse(functions: dict[str, Any]) -> None:
     assert expressions
     for expression in expressions:
         assert schedules.parse(expression, start=now).after(now) is not None
+
+
+def test_scoring_is_timed_by_the_parameters(template: dict[str, Any]) -> None:
+    parameters = template["Parameters"]
+    timer = template["Resources"]["ScoringTimer"]["Properties"]
+    expression, zone = parameters["ScoringSchedule"]["Default"], parameters["ScoringTimeZone"]["Default"]
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    assert schedules.parse(expression, start=now, zone=zone).after(now) == datetime(2026, 1, 2, 3, tzinfo=UTC)
+    assert timer["ScheduleExpression"] == {"Ref": "ScoringSchedule"}
+    assert timer["ScheduleExpressionTimezone"] == {"Ref": "ScoringTimeZone"}
+    for kind, name in (("ScoringSchedule", expression), ("ScoringTimeZone", "America/Argentina/Buenos_Aires")):
+        assert re.fullmatch(parameters[kind]["AllowedPattern"], name)
+    request = json.loads(timer["Target"]["Input"].replace("<aws.scheduler.scheduled-time>", "2026-01-02T03:00:00Z"))
+    assert ScoringRequest.model_validate(request) == ScoringRequest(scheduled_time=datetime(2026, 1, 2, 3, tzinfo=UTC))
