@@ -29,7 +29,6 @@ from dropmill.contracts import (
     TrainedModel,
 )
 from dropmill.errors import ChampionMoved
-from dropmill.evaluation.names import metric_text
 from dropmill.model_quality import CONTENT_TYPE
 from dropmill.naming import (
     RECIPE_TAG,
@@ -154,7 +153,7 @@ def _metadata(plan: Plan, dataset: SealedDataset, training: TrainedModel, metric
     }
     if training.tuning_job:
         found["tuning_job"] = training.tuning_job
-    found |= {f"metric.{name}": metric_text(value) for name, value in metrics.metrics.items()}
+    found |= {f"metric.{name}": f"{value:.6g}" for name, value in metrics.metrics.items()}
     hyperparameters = {**dataset.hyperparameters, **training.hyperparameters}
     shown = sorted(hyperparameters.items())[:HYPERPARAMETERS_MAX]
     found |= {f"hyperparameters.{name}": value for name, value in shown}
