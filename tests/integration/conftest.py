@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -92,12 +93,33 @@ class Stand(Witness):
         self.client("s3").put_object(Bucket=self.drop_bucket, Key=key, Body=content)
         return key
 
+    def to_score(self, recipe: str, name: str, body: bytes) -> None:
+        """Put a file where the next batch finds it."""
+        self.client("s3").put_object(Bucket=self.drop_bucket, Key=f"scoring/{recipe}/{name}", Body=body)
+
+    def score(self, recipe: str, moment: datetime | None = None) -> str:
+        """Start a batch by hand; returns its name."""
+        request = {"recipe": recipe, "scheduled_time": (moment or datetime.now(UTC)).isoformat()}
+        answer = self.client("lambda").invoke(
+            FunctionName=self.stack.outputs["StartScoringFunctionName"], Payload=json.dumps(request)
+        )
+        return str(json.loads(answer["Payload"].read())["batches"][0]["batch"])
+
+    def artifact(self, key: str) -> bytes:
+        return bytes(self.client("s3").get_object(Bucket=self.artifact_bucket, Key=key)["Body"].read())
+
+    def artifacts(self, prefix: str) -> list[str]:
+        """The keys under a prefix of the artifact bucket."""
+        found = self.client("s3").list_objects_v2(Bucket=self.artifact_bucket, Prefix=prefix)
+        return [item["Key"] for item in found.get("Contents", ())]
+
     def run_of(self, key: str) -> str:
         """The run that a drop started."""
         return str(self.wait_for(lambda event: _is_execution(event, key, "RUNNING"))["detail"]["name"])
 
     def execution_of(self, run: str) -> str:
-        return f"{self.stack.outputs['TrainStateMachineArn'].replace(':stateMachine:', ':execution:')}:{run}"
+        machine = "ScoreStateMachineArn" if "-score-" in run else "TrainStateMachineArn"
+        return f"{self.stack.outputs[machine].replace(':stateMachine:', ':execution:')}:{run}"
 
     def wait_for_end(self, run: str) -> Event:
         """Wait until the execution has ended and everything that follows from it is done."""
@@ -185,7 +207,8 @@ class Stand(Witness):
 def _is_execution(event: Event, key: str, status: str) -> bool:
     if event["source"] != "aws.states" or event["detail"]["status"] != status:
         return False
-    return bool(json.loads(event["detail"]["input"])["drop"]["key"] == key)
+    drop = json.loads(event["detail"]["input"]).get("drop", {})  # a batch has none
+    return bool(drop.get("key") == key)
 
 
 @pytest.fixture(scope="module")
