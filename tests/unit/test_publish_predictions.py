@@ -10,12 +10,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dropmill import ledger, storage
+from dropmill import aws, ledger, storage
 from dropmill.contracts import (
     BatchPlan,
     Champion,
@@ -96,7 +95,7 @@ class Batch:
     def drop(self, name: str, body: bytes) -> None:
         """Put a file under scoring/, and look at it as Claim Files does."""
         key = f"scoring/{RECIPE}/{name}"
-        version = boto3.client("s3").put_object(Bucket="drops", Key=key, Body=body)["VersionId"]
+        version = aws.s3().put_object(Bucket="drops", Key=key, Body=body)["VersionId"]
         source = ObjectVersion(bucket="drops", key=key, version_id=version, size=len(body))
         file = OpenFile(name, len(body), partial(storage.opened, source, name=name))
         plan = self.plan()
@@ -172,7 +171,7 @@ class Batch:
 
 
 def read(key: str) -> bytes:
-    return boto3.client("s3").get_object(Bucket="artifacts", Key=key)["Body"].read()
+    return storage.read_object("artifacts", key)
 
 
 def there(prefix: str) -> list[str]:
@@ -201,7 +200,7 @@ def sums(features: Any) -> list[dict[str, Any]]:
 def batch(ledger_table: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Batch]:  # the ledger is there
     monkeypatch.setenv("ARTIFACT_BUCKET", "artifacts")
     monkeypatch.setenv("DROP_BUCKET", "drops")
-    s3 = boto3.client("s3")
+    s3 = aws.s3()
     for bucket in ("drops", "artifacts"):
         s3.create_bucket(Bucket=bucket)
     s3.put_bucket_versioning(Bucket="drops", VersioningConfiguration={"Status": "Enabled"})
@@ -287,7 +286,7 @@ class TestFilesOfABatch:
         batch.drop("gone.csv", b"a,b\n3,1\n")
         batch.drop("good.csv", b"a,b\n3,1\n")
         source = batch.looked[0].file.source
-        boto3.client("s3").delete_object(Bucket="drops", Key=source.key, VersionId=source.version_id)
+        aws.s3().delete_object(Bucket="drops", Key=source.key, VersionId=source.version_id or "")
         manifest = batch.score(sums)
         assert [file.name for file in manifest.files] == ["good.csv"]
         assert "is gone" in manifest.set_aside[0].reasons[0]
