@@ -4,6 +4,7 @@ import pytest
 
 from dropmill.contracts import FileFormat, Layout, Task
 from dropmill.decisions import (
+    check_metrics,
     check_objective,
     decide_task,
     naming_recipe,
@@ -305,3 +306,33 @@ def test_too_few_rows_are_told() -> None:
         sealed_hyperparameters(recipe(), {"mini_batch_size": "100"}, 99)
     with pytest.raises(InvalidRecipe, match="k is 10"):
         sealed_hyperparameters(recipe("kmeans"), {"k": "10"}, 9)
+
+
+@pytest.mark.parametrize(
+    ("keys", "task", "said"),
+    [
+        ({"gates": {"rmse": "< 1"}}, Task.BINARY, "gates.rmse: rmse is no metric of a binary model"),
+        ({"gates": {"f1": "> 0.5", "msd": "< 1"}}, Task.MULTICLASS, "gates.msd: msd is no metric"),
+        ({"champion": {"metric": "accuracy"}}, Task.REGRESSION, "champion.metric: accuracy is no metric"),
+    ],
+)
+def test_a_metric_that_the_task_does_not_have_is_refused(keys: dict[str, Any], task: Task, said: str) -> None:
+    with pytest.raises(InvalidRecipe, match=f"^{said}"):
+        check_metrics(recipe(**keys), layout([0, 1]), task)
+
+
+def test_clusters_can_be_judged_by_labels_only_where_there_are_some() -> None:
+    asked = recipe("kmeans", gates={"msd": "< 9", "purity": "> 0.5"})
+    check_metrics(asked, layout([0, 1]), Task.CLUSTERING)
+    with pytest.raises(InvalidRecipe, match=r"^gates\.purity: purity compares clusters with labels"):
+        check_metrics(asked, layout(labelled=False), Task.CLUSTERING)
+
+
+def test_knn_has_no_scores_to_be_judged_by() -> None:
+    with pytest.raises(InvalidRecipe, match=r"^champion\.metric: roc_auc needs scores"):
+        check_metrics(recipe("knn", champion={"metric": "roc_auc"}), layout([0, 1]), Task.BINARY)
+
+
+def test_metrics_of_the_task_are_taken() -> None:
+    asked = recipe(gates={"f1": "> 0.5", "roc_auc": "> 0.5"}, champion={"metric": "recall", "margin": "0.01"})
+    check_metrics(asked, layout([0, 1]), Task.BINARY)

@@ -2,7 +2,8 @@ import pytest
 
 from dropmill import algorithms
 from dropmill.errors import InvalidRecipe
-from dropmill.recipe import Recipe, built_in_recipe, duration_text, parse_recipe
+from dropmill.evaluation.names import DIRECTIONS
+from dropmill.recipe import Gates, Recipe, built_in_recipe, duration_text, parse_recipe
 
 
 def tuned(entry: str, *options: str) -> str:
@@ -65,7 +66,14 @@ def test_other_names_are_no_recipe() -> None:
         ("data: {}", "'algorithm' is missing"),
         ("algorithm: kmeans\nalgoritm: kmeans", "line 2: unknown key 'algoritm'; did you mean 'algorithm'?"),
         ("algorithm: kmeans\ndata:\n  lable: x", "line 3: unknown key 'data.lable'; did you mean 'label'?"),
-        ("algorithm: kmeans\ngates: {f1: 1}", "line 2: unknown key 'gates'"),
+        ("algorithm: kmeans\napprovals: manual", "line 2: unknown key 'approvals'; did you mean 'approval'?"),
+        ("algorithm: kmeans\ngates: {f1: 1}", "line 2: gates.f1: the gate on f1 must be a comparison and a number"),
+        ("algorithm: kmeans\ngates:\n  F1: '> 0'", "line 3: unknown key 'gates.F1'"),
+        ("algorithm: kmeans\ngates:\n  f1: '> 0'\n  rmse: '> -1'", "line 4: gates.rmse: rmse is never below 0"),
+        ("algorithm: kmeans\nchampion:\n  metric: f2", "line 3: champion.metric: there is no metric 'f2'"),
+        ("algorithm: kmeans\nchampion: {margin: -1}", "line 2: champion.margin: must be at least 0"),
+        ("algorithm: kmeans\nchampion: {margin: nan}", "line 2: champion.margin: must be a finite number"),
+        ("algorithm: kmeans\napproval: maybe", "line 2: approval: must be 'automatic' or 'manual'"),
         ("algorithm: kmeans\ntuning:\n  max_job: 3", "line 3: unknown key 'tuning.max_job'; did you mean 'max_jobs'?"),
         (tuned("init_method: {continuous: [1, 2]}"), "tuning.ranges.init_method"),
         (tuned("epochs: {integer: [2, 1]}"), "the smallest value must be below the largest"),
@@ -191,3 +199,11 @@ def test_what_can_only_be_one_value_may_be_said() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0s"), (60, "60s"), (120, "2m"), (3600, "60m"), (28 * 86400, "28d")])
 def test_durations_are_written_as_they_are_read(seconds: int, text: str) -> None:
     assert duration_text(seconds) == text
+
+
+def test_gates_are_read_in_the_order_of_the_metrics() -> None:
+    recipe = parse_recipe("algorithm: knn\ngates: {recall: '> 0.5', accuracy: '>=0.9'}\napproval: manual", "digits")
+    assert [str(gate) for gate in recipe.gates.listed] == ["accuracy >= 0.9", "recall > 0.5"]
+    assert recipe.approval == "manual"
+    assert set(Gates.model_fields) == set(DIRECTIONS)
+    assert recipe == Recipe.model_validate_json(recipe.model_dump_json())
