@@ -46,7 +46,10 @@ class FactorizationModel:
                 products = _product(block, self.parameters)
                 squared = _product(_squared(block), squares[:, None])[:, 0]
             else:
-                products, squared = block @ self.parameters, (block * block) @ squares
+                # In float64, so that a row's output is the same whatever rows stand beside it.
+                rows64 = block.astype(np.float64)
+                products = (rows64 @ self.parameters).astype(np.float32)
+                squared = ((rows64 * rows64) @ squares).astype(np.float32)
             outputs[rows] = combined(products, squared, self.bias)
         return outputs
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +27,17 @@ class KMeansModel:
         return int(self.centers.shape[1])
 
     def predict(self, features: FloatArray) -> dict[str, FloatArray]:
-        clusters, squared = closest(features, self.centers)
+        clusters, squared = closest(features, self.centers, exactly=True)
         return {"distance_to_cluster": np.sqrt(squared), "closest_cluster": clusters.astype(np.float32)}
 
 
-def closest(features: FloatArray, centers: FloatArray) -> tuple[NDArray[np.intp], FloatArray]:
-    """For each row the number of the closest center, and the squared Euclidean distance to it."""
+def closest(features: FloatArray, centers: FloatArray, *, exactly: bool = False) -> tuple[NDArray[np.intp], FloatArray]:
+    """For each row the number of the closest center, and the squared Euclidean distance to it.
+
+    `exactly`: of centers that are nearly as close the same one is taken, whatever rows stand beside the row.
+    """
+    work: type[np.floating[Any]] = np.float64 if exactly else np.float32
+    across = centers.T.astype(work)
     halves = 0.5 * np.einsum("ij,ij->i", centers, centers)
     clusters = np.empty(len(features), np.intp)
     squared = np.empty(len(features), np.float32)
@@ -39,7 +45,7 @@ def closest(features: FloatArray, centers: FloatArray) -> tuple[NDArray[np.intp]
     for start in range(0, len(features), step):
         rows = slice(start, start + step)
         block = features[rows]
-        clusters[rows] = (halves - block @ centers.T).argmin(axis=1)
+        clusters[rows] = (halves - block.astype(work, copy=False) @ across).argmin(axis=1)
         # From the differences, not from |x|^2 - 2xc + |c|^2, which loses all digits of a row close to its center.
         difference = block - centers[clusters[rows]]
         squared[rows] = np.einsum("ij,ij->i", difference, difference)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from localaws.algorithms import artifact, ndarray
 from localaws.algorithms.artifact import ARTIFACT
+from localaws.algorithms.products import product
 from localaws.algorithms.toolkit import UserError
 
 FloatArray = NDArray[np.float32]
@@ -34,7 +35,7 @@ class LinearModel:
         return int(self.weights.shape[0])
 
     def predict(self, features: FloatArray) -> dict[str, FloatArray]:
-        scores = to_scores(features @ self.weights + self.bias, self.loss)
+        scores = to_scores(product(features, self.weights) + self.bias, self.loss)
         if self.predictor_type == "regressor":
             return {"score": scores[:, 0]}
         if self.predictor_type == "binary_classifier":
