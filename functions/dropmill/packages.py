@@ -40,7 +40,7 @@ from dropmill.naming import (
     report_key,
 )
 from dropmill.resources import already_exists, is_missing
-from dropmill.settings import setting, settings
+from dropmill.settings import setting
 from dropmill.storage import artifact_uri, read_document
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ METADATA_VALUE_MAX = 256
 HYPERPARAMETERS_MAX = 20
 """So many stand in the metadata, which holds 50 entries; all of them stand in dataset.json."""
 TEXT_MAX = 1024
+UNKNOWN = "unknown"
+"""What the template says of a code version that it was not told."""
 
 _TASKS = {
     Task.BINARY: "CLASSIFICATION",
@@ -106,8 +108,9 @@ def package_request(
     algorithm = algorithms.get(plan.recipe.algorithm)
     job = f"{group_arn.partition(':model-package-group/')[0]}:training-job/{training.training_job}"
     properties = {"GeneratedBy": job, "ProjectId": plan.run_id}
-    if settings().code_version:
-        properties["CommitId"] = settings().code_version
+    version = setting("code_version")
+    if version != UNKNOWN:
+        properties["CommitId"] = version
     request: Any = {
         "ModelPackageGroupName": group_arn.rpartition("/")[2],
         "ModelPackageDescription": f"Trained by run {plan.run_id}, recipe {plan.recipe_name}",

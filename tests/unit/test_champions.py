@@ -210,6 +210,7 @@ def refused(code: str, message: str) -> ClientError:
 @pytest.fixture
 def registry(ledger_table: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     monkeypatch.setenv("ARTIFACT_BUCKET", BUCKET)
+    monkeypatch.setenv("CODE_VERSION", "unknown")
     settings.cache_clear()
     boto3.client("s3").create_bucket(Bucket=BUCKET)
     registry = Registry()
@@ -362,10 +363,12 @@ class TestRegistration:
     def test_the_code_s_version_is_named_where_it_is_known(
         self, registry: Registry, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        unknown = registered(1, Decision.WAITING)
         monkeypatch.setenv("CODE_VERSION", "0a1b2c3")
         settings.cache_clear()
-        package = registered(1, Decision.WAITING)
-        assert registry.made[package]["MetadataProperties"]["CommitId"] == "0a1b2c3"
+        known = registered(2, Decision.WAITING)
+        commits = [registry.made[package]["MetadataProperties"].get("CommitId") for package in (unknown, known)]
+        assert commits == [None, "0a1b2c3"]
 
 
 class TestApprovals:
