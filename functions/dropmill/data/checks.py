@@ -170,15 +170,17 @@ def kept_columns(file_name: str, columns: Sequence[str], options: DataOptions) -
         return []
     trained = options.trained
     positions = _positions(columns)
+    named = list(columns) != numbered(len(columns))
     found = []
     for name in options.carried:
-        index = _find_column(positions, name)
-        if index is not None and name not in positions:
-            # An index means a column of the rows that the model learned from.
-            if list(columns) == numbered(len(columns)):
-                index -= _is_without_label(columns, trained) and index > (trained.label_column or 0)
-            elif _has_names(trained) and index < len(trained.columns):
-                index = positions.get(trained.columns[index])
+        # An index means a column of the rows that the model learned from.
+        if not named and _is_without_label(columns, trained):
+            index, label = _find_column(_positions(trained.columns), name), trained.label_column or 0
+            index = None if index in (None, label) else index - (index > label)
+        else:
+            index = _find_column(positions, name)
+        if named and name not in positions and index is not None and _has_names(trained):
+            index = positions.get(trained.columns[index]) if index < len(trained.columns) else None
         if index is None:
             rule = f"there is no column {shortened(name)!r} to carry along (data.id, data.keep)"
             refuse(file_name, f"{rule}; {_what_there_is(columns)}")

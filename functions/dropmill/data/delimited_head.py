@@ -50,7 +50,10 @@ def head(stream: Readable, file_name: str, options: DataOptions) -> Head:
         _refuse_spaces(file_name, second or first)
     cells = first.cells or []
     other = None if second is None else second.cells
-    header = bool(_names(cells, other)) if options.header == "auto" else options.header == "true"
+    header = options.header == "true"
+    if options.header == "auto":
+        # Where ids are texts, and the other columns numbered, only the id's name tells that these are names.
+        header = bool(_names(cells, other)) or any(is_name(name) and name in cells for name in options.carried)
     if options.header == "false":
         _refuse_names(file_name, first.line, cells, other, options)
     if not header:
