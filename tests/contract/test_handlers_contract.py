@@ -20,7 +20,9 @@ RUNTIME = ["boto3", "botocore", "python-dateutil", "s3transfer", "six", "urllib3
 """What the Lambda runtime brings: boto3 and what it needs, but for jmespath, which is locked with the functions."""
 
 STEPS = [
+    "claim_files",
     "close_run",
+    "convert_rows",
     "convert_shard",
     "create_model",
     "deploy_endpoint",
@@ -31,14 +33,17 @@ STEPS = [
     "launch_training",
     "launch_transform",
     "launch_tuning",
+    "publish_predictions",
     "register_model",
     "resume_task",
+    "seal_batch",
     "seal_dataset",
     "start_run",
+    "start_scoring",
     "sweep_leases",
     "tear_down",
 ]
-WITH_LAYERS = {"convert_shard", "evaluate_model", "inspect_drop"}
+WITH_LAYERS = {"claim_files", "convert_rows", "convert_shard", "evaluate_model", "inspect_drop", "publish_predictions"}
 
 PROGRAM = """
 import json, sys, time
