@@ -216,6 +216,22 @@ def check_metrics(recipe: Recipe, layout: Layout, task: Task) -> None:
 
 
 _BY_LABELS = {"purity", "nmi"}
+CLASS_NAMES_BYTES_MAX = 100_000
+"""Well within a row of the ledger, where a champion's classes are kept; DynamoDB takes 400 KB."""
+
+
+def check_class_names(layout: Layout, file: str) -> None:
+    """Names of classes go wherever the model goes.
+
+    Raises:
+        InvalidDrop: they are too long, all together.
+    """
+    size = sum(len(name.encode()) for name in layout.classes or [])
+    if size > CLASS_NAMES_BYTES_MAX:
+        raise InvalidDrop(
+            f"{file}: the names of its {len(layout.classes or []):,} classes take {size:,} bytes, and may take"
+            f" {CLASS_NAMES_BYTES_MAX:,}; give them shorter names"
+        )
 
 
 def planned_hyperparameters(recipe: Recipe, layout: Layout, task: Task) -> dict[str, str]:

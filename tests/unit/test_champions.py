@@ -33,7 +33,7 @@ from dropmill.contracts import (
     Task,
     TrainedModel,
 )
-from dropmill.errors import ChampionMoved
+from dropmill.errors import ChampionMoved, RunClosed
 from dropmill.naming import dataset_key, metrics_key, package_group, plan_key, verdict_key
 from dropmill.recipe import Recipe
 from dropmill.settings import settings
@@ -344,6 +344,14 @@ class TestRegistration:
         assert registered(1, verdict, against=1, round=2) == package
         assert registry.made[package]["ModelApprovalStatus"] == approval
         assert champion_run() == run_id(1 if approval == "Approved" else 9)
+
+    def test_a_run_that_has_ended_registers_nothing(self, registry: Registry) -> None:
+        run = judged(1, Decision.APPROVED)
+        ledger.close_run(run)
+        with pytest.raises(RunClosed):
+            register_model(RegisterInput(run_id=run, round=1, training=trained(run)))
+        assert registry.made == {}
+        assert champion_run() is None
 
     def test_an_older_round_registers_nothing(self, registry: Registry) -> None:
         run = judged(1, Decision.APPROVED, round=2)

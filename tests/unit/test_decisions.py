@@ -4,6 +4,7 @@ import pytest
 
 from dropmill.contracts import FileFormat, Layout, Task
 from dropmill.decisions import (
+    check_class_names,
     check_metrics,
     check_objective,
     decide_task,
@@ -336,3 +337,9 @@ def test_knn_has_no_scores_to_be_judged_by() -> None:
 def test_metrics_of_the_task_are_taken() -> None:
     asked = recipe(gates={"f1": "> 0.5", "roc_auc": "> 0.5"}, champion={"metric": "recall", "margin": "0.01"})
     check_metrics(asked, layout([0, 1]), Task.BINARY)
+
+
+def test_the_names_of_all_classes_fit_where_a_champion_is_kept() -> None:
+    check_class_names(layout(classes=["a" * 50_000, "\u00e9" * 25_000]), "x.csv")
+    with pytest.raises(InvalidDrop, match=r"its 2 classes take 100,001 bytes, and may take 100,000"):
+        check_class_names(layout(classes=["a" * 50_001, "\u00e9" * 25_000]), "x.csv")

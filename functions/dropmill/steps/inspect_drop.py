@@ -13,7 +13,14 @@ from dropmill.algorithms.hyperparameters import AUTO
 from dropmill.contracts import InspectedDrop, InspectInput, ObjectVersion, Part, Plan, RunInput, Shards
 from dropmill.data import formats, shards
 from dropmill.data.rows import OpenFile
-from dropmill.decisions import check_metrics, check_objective, decide_task, naming_recipe, planned_hyperparameters
+from dropmill.decisions import (
+    check_class_names,
+    check_metrics,
+    check_objective,
+    decide_task,
+    naming_recipe,
+    planned_hyperparameters,
+)
 from dropmill.errors import InvalidDrop, InvalidRecipe, RunClosed, several
 from dropmill.leases import PROVISIONING_SECONDS
 from dropmill.ledger import find_run
@@ -48,6 +55,7 @@ def inspect_drop(request: InspectInput) -> InspectedDrop:
         task = decide_task(recipe, layout, drop.file_name, scanned=scanned)
         check_objective(recipe, task)
         check_metrics(recipe, layout, task)
+        check_class_names(layout, drop.file_name)
         hyperparameters = planned_hyperparameters(recipe, layout, task)
     plan = Plan(
         run_id=request.run_id,

@@ -4,7 +4,7 @@ import json
 
 from dropmill import ledger, packages
 from dropmill.contracts import Judgement, Metrics, Plan, RegisteredModel, RegisterInput, SealedDataset
-from dropmill.errors import ChampionMoved
+from dropmill.errors import ChampionMoved, RunClosed
 from dropmill.model_quality import CONTENT_TYPE, model_quality
 from dropmill.naming import dataset_key, metrics_key, model_quality_key, plan_key, verdict_key
 from dropmill.step import step
@@ -12,15 +12,23 @@ from dropmill.storage import read_document, write_object
 
 
 def register_model(request: RegisterInput) -> RegisteredModel:
-    """Raises ChampionMoved where the champion is not the one that the model was judged against any more."""
+    """The run's model package, with the verdict carried out.
+
+    Raises:
+        ChampionMoved: the champion is not the one that the model was judged against any more.
+        RunClosed: the run has ended meanwhile.
+    """
     run = request.run_id
+    row = ledger.find_run(run)
+    if row is None or row.closed:
+        raise RunClosed(f"run {run} has ended; its model is not registered")
     judgement = read_document(Judgement, verdict_key(run))
     if judgement.round != request.round:
         raise ChampionMoved(f"run {run} has been judged in round {judgement.round} since round {request.round}")
     plan = read_document(Plan, plan_key(run))
     dataset = read_document(SealedDataset, dataset_key(run))
     metrics = read_document(Metrics, metrics_key(run))
-    package = ledger.package_of(run)
+    package = row.package
     if package is None:
         statistics = json.dumps(model_quality(metrics), allow_nan=False, indent=2)
         write_object(model_quality_key(run), statistics.encode(), CONTENT_TYPE)
