@@ -21,8 +21,8 @@ from dropmill.data import blocks, formats, recordio, scoring, shards
 from dropmill.data.formats import DropFile
 from dropmill.data.recordio import SparseMatrix
 from dropmill.data.rows import OpenFile, Progress
-from dropmill.errors import InvalidDrop
-from dropmill.recipe import DataOptions
+from dropmill.errors import InvalidDrop, InvalidRecipe
+from dropmill.recipe import DataOptions, parse_recipe
 
 ROWS = np.array([[1, 2.5], [3, 4], [5, 0.1]], dtype=np.float32)
 
@@ -348,6 +348,33 @@ class TestShards:
 
     def test_no_files(self) -> None:
         assert shards.plan_in_order([]) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("{id: a, keep: [b, a]}", "'a' is given twice under id and keep"),
+        ("{keep: [prediction]}", "predictions have one of that name"),
+        ("{id: score_cat}", "predictions have one of that name"),
+        ("{id: ' '}", "must not be empty"),
+    ],
+)
+def test_a_recipe_carries_each_column_once_under_a_name_of_its_own(data: str, said: str) -> None:
+    with pytest.raises(InvalidRecipe, match=said):
+        parse_recipe(f"algorithm: kmeans\ndata: {data}\n", "r")
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("a.csv", b"id,x,label,note\nk1,1,0,text\nk2,2,1,text\n"),
+        ("a.jsonl", b'{"id": "k1", "x": 1, "label": 0, "note": [1]}\n{"id": "k2", "x": 2, "label": 1, "note": [2]}\n'),
+    ],
+)
+def test_what_is_carried_is_never_learned_from(name: str, body: bytes) -> None:
+    layout = trained_on(body, options(id="id", keep=["note", "absent"]), name)
+    assert [layout.columns[index] for index in layout.feature_columns] == ["x"]
+    assert layout.kept_columns == []
 
 
 def test_readings_are_kept_once() -> None:
