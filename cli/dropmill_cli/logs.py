@@ -1,4 +1,4 @@
-"""The log lines of a run's job and endpoint, from CloudWatch Logs: on AWS and in an embedded cloud alike."""
+"""The log lines of a run's jobs and endpoint, from CloudWatch Logs: on AWS and in an embedded cloud alike."""
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from dropmill import aws
 from dropmill.contracts import LeaseRecord
-from dropmill.resources import TRAINING_LOGS
+from dropmill.resources import TRAINING_LOGS, TRANSFORM_LOGS
 
 if TYPE_CHECKING:
     from mypy_boto3_logs import CloudWatchLogsClient
@@ -25,13 +25,15 @@ _PLACES: Final[dict[str, Callable[[str], tuple[str, str]]]] = {
     "training-job": lambda name: (TRAINING_LOGS, f"{name}/"),
     # The names of a search's training jobs begin with its own.
     "tuning-job": lambda name: (TRAINING_LOGS, f"{name}-"),
+    "transform-job": lambda name: (TRANSFORM_LOGS, f"{name}/"),
     "endpoint": lambda name: (f"/aws/sagemaker/Endpoints/{name}", ""),
 }
 """Log group and prefix of the streams, by the kind of a lease. Nothing else writes a log."""
 
 _FAILED: Final = {
-    "JobFailed": ("training-job", "tuning-job"),
-    "JobStopped": ("training-job", "tuning-job"),
+    # What came last is what failed: a run that came to a transform has trained.
+    "JobFailed": ("transform-job", "training-job", "tuning-job"),
+    "JobStopped": ("transform-job", "training-job", "tuning-job"),
     "EndpointFailed": ("endpoint",),
     "PredictionFailed": ("endpoint",),
 }
@@ -62,7 +64,7 @@ def tail_of(lease: LeaseRecord, most: int) -> list[LogLine]:
 def failed_lease(error: str | None, leases: Sequence[LeaseRecord]) -> LeaseRecord | None:
     """The lease of the job or endpoint that a run's error is about; None where its log wouldn't explain it."""
     kinds = _FAILED.get(error or "", ())
-    return next((lease for lease in leases if lease.kind in kinds), None)
+    return next((lease for kind in kinds for lease in leases if lease.kind == kind), None)
 
 
 @cache

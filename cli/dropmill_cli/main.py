@@ -92,10 +92,12 @@ def main() -> None:
     dropmill rerun RUN --wait
     dropmill models
     dropmill approve RUN
+    dropmill score RECIPE --wait
+    dropmill endpoint up RECIPE --for 2h
     dropmill exec -- python tutorial.py            any program, against an embedded cloud
 
-    drop, runs, show, logs, rerun, models, approve and reject speak to the embedded cloud at http://127.0.0.1:4566 or
-    AWS_ENDPOINT_URL, and to AWS when another stack is named with --stack or DROPMILL_STACK.
+    drop, runs, show, logs, rerun, models, approve, reject, score and endpoint speak to the embedded cloud at
+    http://127.0.0.1:4566 or AWS_ENDPOINT_URL, and to AWS when another stack is named with --stack or DROPMILL_STACK.
 
     Exit codes: 0 done, 1 the run failed, 2 the command could not be carried out, 130 stopped by Ctrl-C.
     """
@@ -354,7 +356,7 @@ def show(place: Place, run_id: str, json_: bool) -> None:
     from dropmill_cli import show as pages
 
     out = pages.console()
-    progress = watch.look(run.execution_arn)
+    progress = watch.look(run.execution_arn) if run.execution_arn else None
     for piece in pages.run_page(document, all_runs.read_metrics(run_id), progress, log=_log_tail(document)):
         out.print(piece, soft_wrap=isinstance(piece, Text))
 
@@ -427,6 +429,103 @@ def rerun(place: Place, run_id: str, wait: bool, output: Path, json_: bool) -> N
         _print_json({"run_id": name, "rerun_of": run_id})
     else:
         click.echo(f"run {name}; follow it with: dropmill show {name}")
+
+
+@main.command(short_help="Score what is new under scoring/.")
+@click.argument("recipe")
+@click.option("--wait", is_flag=True, help="Follow the batch to its end.")
+@somewhere
+@as_json
+def score(place: Place, recipe: str, wait: bool, json_: bool) -> None:
+    """Score what is new under scoring/RECIPE/ with the recipe's champion, now rather than on schedule.
+
+    Predictions land under predictions/RECIPE/, beside a manifest that says which model made them. What has been scored
+    before is not scored again.
+
+    \b
+    Examples:
+      dropmill score kmeans
+      dropmill score kmeans --wait
+      dropmill score kmeans --wait --json
+    """
+    from dropmill_cli import batches, watch
+    from dropmill_cli.stack import connect
+
+    stack = connect(place)
+    started = watch.now()
+    batch = batches.start(stack, recipe)
+    if wait:
+        _say(f"batch {batch.batch}", json_)
+        _end_with(_wait(stack, batch.batch, started, Path(), json_))
+    elif json_:
+        _print_json({"run_id": batch.batch, "recipe": batch.recipe, "started": batch.started})
+    else:
+        click.echo(f"batch {batch.batch}; follow it with: dropmill show {batch.batch}")
+
+
+@main.group(short_help="Bring a champion's endpoint up and down.")
+def endpoint() -> None:
+    """Bring a recipe's champion up as an endpoint for a while, with no training, and down again.
+
+    \b
+    Examples:
+      dropmill endpoint up kmeans --for 2h
+      dropmill endpoint down kmeans
+    """
+
+
+@endpoint.command("up", short_help="Serve a recipe's champion for a while.")
+@click.argument("recipe")
+@click.option("--for", "length", required=True, metavar="TIME", help="How long: 30m, 2h, 1d; at most 7d.")
+@somewhere
+@as_json
+def endpoint_up(place: Place, recipe: str, length: str, json_: bool) -> None:
+    """Serve RECIPE's champion for a while; it is taken down when its time is over, or with `dropmill endpoint down`.
+
+    Waits until the endpoint is in service. Ctrl-C before that takes it down. An endpoint costs money for as long as it
+    is up.
+
+    \b
+    Examples:
+      dropmill endpoint up kmeans --for 2h
+      dropmill endpoint up kmeans --for 30m --json
+    """
+    from dropmill_cli import endpoints
+    from dropmill_cli.show import moment_text
+    from dropmill_cli.stack import connect
+
+    seconds = endpoints.seconds_of(length)
+    stack = connect(place)
+    _end_on_signals()
+    up = endpoints.bring_up(recipe, seconds, lambda text: _say(text, json_), pause=0.2 if stack.embedded else 5)
+    if json_:
+        _print_json(up.model_dump(mode="json"))
+        return
+    click.echo(f"endpoint {up.endpoint} is in service until {moment_text(up.until)}")
+    click.echo(f"it serves {up.model_package}, which {up.trained_by} trained")
+    click.echo(f"it takes {', '.join(up.content_types)}\ntake it down with: dropmill endpoint down {recipe}")
+
+
+@endpoint.command("down", short_help="Take a recipe's endpoint down.")
+@click.argument("recipe")
+@somewhere
+@as_json
+def endpoint_down(place: Place, recipe: str, json_: bool) -> None:
+    """Take down every endpoint of RECIPE that `dropmill endpoint up` brought up, with its configuration and model.
+
+    \b
+    Examples:
+      dropmill endpoint down kmeans
+    """
+    from dropmill_cli import endpoints
+    from dropmill_cli.stack import connect
+
+    stack = connect(place)
+    down = endpoints.bring_down(recipe, lambda text: _say(text, json_), pause=0.2 if stack.embedded else 5)
+    if json_:
+        _print_json(down.model_dump(mode="json"))
+    elif not down.leaving:
+        click.echo(f"gone: {', '.join(down.endpoints) or 'what was to become an endpoint'}")
 
 
 @main.command(short_help="List registered models, and which is in use.")
@@ -537,7 +636,7 @@ def _wait(
     try:
         with screen.shown():
             progress = watch.follow(
-                execution_arn(stack.state_machine_arn, run_id), screen.show, pause=0.2 if stack.embedded else 2
+                execution_arn(_machine_of(stack, run_id), run_id), screen.show, pause=0.2 if stack.embedded else 2
             )
         if not all_runs.wait_for_record(run_id):
             _say("the run's record or a lease is not closed yet; the sweeper finishes it within minutes", json_)
@@ -563,6 +662,16 @@ def _wait(
         for piece in pages.results(document, all_runs.read_metrics(run_id), log=_log_tail(document)):
             out.print(piece, soft_wrap=isinstance(piece, Text))
     return document
+
+
+def _machine_of(stack: Stack, run_id: str) -> str:
+    """The state machine that a run is, or will be, an execution of."""
+    from dropmill import ledger
+    from dropmill.contracts import RunKind
+
+    run = ledger.find_run(run_id)
+    scoring = run is not None and run.kind is RunKind.SCORING
+    return stack.scoring_machine_arn if scoring else stack.state_machine_arn
 
 
 def _log_tail(document: "RunDocument") -> "list[LogLine]":

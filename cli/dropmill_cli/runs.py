@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from pydantic import BaseModel, Field
 
 from dropmill import aws, ledger
-from dropmill.contracts import Decision, LeaseRecord, Metrics, Plan, RunRecord, RunStatus
+from dropmill.contracts import BatchRecord, Decision, LeaseRecord, Metrics, Plan, RunKind, RunRecord, RunStatus
 from dropmill.ledger import Lease, LeaseState, Run
 from dropmill.naming import metrics_key, plan_key, report_key, run_record_key
 from dropmill.resources import RESOURCES
@@ -30,7 +30,7 @@ _CONSOLE_LINK = re.compile(r"https://[a-z0-9-]+\.console\.aws\.amazon\.com/cloud
 
 _RECORDED = {
     *("algorithm", "metrics", "seconds", "ended_at", "error", "cause", "report"),
-    *("verdict", "reasons", "package", "champion_run", "champion_metrics"),
+    *("verdict", "reasons", "package", "champion_run", "champion_metrics", "batch"),
 }
 
 
@@ -49,9 +49,11 @@ class RunDocument(BaseModel):
     package: str | None = None
     champion_run: str | None = None
     champion_metrics: dict[str, float] = Field(default_factory=dict)
+    kind: RunKind = RunKind.TRAINING
     recipe: str
-    drop: str
+    drop: str | None = None
     version_id: str | None = None
+    batch: BatchRecord | None = None
     started_at: datetime
     ended_at: datetime | None = None
     error: str | None = None
@@ -63,9 +65,10 @@ class RunLine(BaseModel):
     """What `dropmill runs --json` prints of each run."""
 
     run_id: str
+    kind: RunKind = RunKind.TRAINING
     recipe: str
     status: RunStatus
-    drop: str
+    drop: str | None
     started_at: datetime
     ended_at: datetime | None
     seconds: float | None
@@ -73,6 +76,7 @@ class RunLine(BaseModel):
     verdict: Decision | None = None
     open_leases: int
     error: str | None
+    note: str | None = None
 
 
 def check_run_id(run_id: str) -> str:
@@ -99,9 +103,10 @@ def list_runs(limit: int) -> list[RunLine]:
 def _line(run: Run, open_leases: int) -> RunLine:
     return RunLine(
         run_id=run.run_id,
+        kind=run.kind,
         recipe=run.recipe,
         status=run.status,
-        drop=run.drop.uri,
+        drop=run.drop.uri if run.drop else None,
         started_at=_moment(run.started_at),
         ended_at=_moment(run.ended_at) if run.ended_at is not None else None,
         seconds=float(run.ended_at - run.started_at) if run.ended_at is not None else None,
@@ -109,6 +114,7 @@ def _line(run: Run, open_leases: int) -> RunLine:
         verdict=run.verdict,
         open_leases=open_leases,
         error=run.error,
+        note=run.note,
     )
 
 
@@ -120,9 +126,10 @@ def describe(run: Run) -> RunDocument:
     document = RunDocument(
         run_id=run.run_id,
         status=record.status if record else run.status,
+        kind=run.kind,
         recipe=run.recipe,
-        drop=run.drop.uri,
-        version_id=run.drop.version_id,
+        drop=run.drop.uri if run.drop else None,
+        version_id=run.drop.version_id if run.drop else None,
         started_at=record.started_at if record else _moment(run.started_at),
         open_leases=sum(lease.state is not LeaseState.CLOSED for lease in leases),
         leases=[_lease_record(lease, logs.get(lease.step)) for lease in sorted(leases, key=_creation_order)],
@@ -234,8 +241,11 @@ def rerun(stack: Stack, run: Run) -> str:
     """Start the run's execution again, with the same input, under the first of `-2`, `-3`, ... that does not exist.
 
     Raises:
-        CommandError: Step Functions no longer knows the run's input.
+        CommandError: it is no training run, or Step Functions no longer knows its input.
     """
+    if run.kind is not RunKind.TRAINING:
+        advice = f"dropmill {'score' if run.kind is RunKind.SCORING else 'endpoint up'} {run.recipe}"
+        raise CommandError(f"{run.run_id} trained nothing that could be run again; use: {advice}")
     client = aws.step_functions()
     try:
         text = client.describe_execution(executionArn=run.execution_arn).get("input", "{}")

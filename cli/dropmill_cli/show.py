@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dropmill.contracts import Decision, LeaseRecord, Metrics, RunStatus
+from dropmill.contracts import BatchRecord, Decision, LeaseRecord, Metrics, RunKind, RunStatus
 from dropmill.evaluation.names import metric_text
 from dropmill_cli.logs import LogLine
 from dropmill_cli.models import ModelLine
@@ -173,9 +173,10 @@ def run_facts(document: RunDocument) -> Table:
         + ("" if document.seconds is None else f" after {seconds_text(document.seconds, whole=True)}"),
         "Recipe": document.recipe
         + (f" ({document.algorithm})" if document.algorithm not in {None, document.recipe} else ""),
-        "Dropped": document.drop + (f" (version {document.version_id})" if document.version_id else ""),
-        "Started": moment_text(document.started_at),
     }
+    if document.drop is not None:
+        facts["Dropped"] = document.drop + (f" (version {document.version_id})" if document.version_id else "")
+    facts["Started"] = moment_text(document.started_at)
     for name, value in facts.items():
         table.add_row(Text(name, "bold"), Text(clean(value)))
     return table
@@ -186,6 +187,12 @@ def results(document: RunDocument, metrics: Metrics | None, *, log: Sequence[Log
     if document.verdict is not None:
         yield Text()
         yield from verdict_lines(document, document.verdict)
+    if document.batch is not None:
+        yield Text()
+        yield from batch_lines(document.batch)
+    elif document.kind is RunKind.SCORING and document.status is RunStatus.SUCCEEDED:
+        yield Text()
+        yield Text(f"There was nothing new under scoring/{document.recipe}/.")
     shown = metrics.metrics if metrics else document.metrics
     if shown:
         yield Text()
@@ -225,6 +232,14 @@ def verdict_lines(document: RunDocument, verdict: Decision) -> Iterator[Renderab
         yield Text(f"Decide with: dropmill approve {document.run_id}, or dropmill reject {document.run_id}")
     if document.package:
         yield Text(f"Model package: {clean(document.package)}")
+
+
+def batch_lines(batch: BatchRecord) -> Iterator[RenderableType]:
+    """What a batch did, and what it left out."""
+    yield Text(clean(batch.words), "bold green")
+    yield Text(f"Predictions: {clean(batch.manifest)}")
+    yield Text(f"By the model of {batch.training_run}: {clean(batch.model_package)}")
+    yield from (Text(f"Set aside: {clean(reason)}", "yellow") for reason in batch.reasons)
 
 
 def metrics_table(values: dict[str, float], metrics: Metrics | None) -> Iterator[RenderableType]:
@@ -303,7 +318,7 @@ def runs_table(lines: Sequence[RunLine]) -> Table:
             Text(line.status.value, styles.get(line.status, "red")),
             line.started_at.astimezone(zone).strftime("%m-%d %H:%M:%S"),
             "" if line.seconds is None else seconds_text(line.seconds, whole=True),
-            Text(clean(line.error or ": ".join(filter(None, (line.verdict, headline(line.metrics)))))),
+            Text(clean(line.error or line.note or ": ".join(filter(None, (line.verdict, headline(line.metrics)))))),
             str(line.open_leases),
         )
     # What a narrow terminal folds; a run's id has to stay whole to be copied.

@@ -19,7 +19,10 @@ _SETTINGS: Final = {
     "LedgerTable": "LEDGER_TABLE",
     "TrainStateMachineArn": "STATE_MACHINE_ARN",
     "NotificationTopicArn": "NOTIFICATION_TOPIC_ARN",
+    "ScoreStateMachineArn": "SCORING_STATE_MACHINE_ARN",
+    "JobRoleArn": "JOB_ROLE_ARN",
 }
+_START_SCORING: Final = "StartScoringFunctionName"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ class Stack:
     drop_bucket: str
     artifact_bucket: str
     state_machine_arn: str
+    scoring_machine_arn: str = ""
+    start_scoring: str = ""
+    """The name of the function that starts batches."""
 
     @property
     def embedded(self) -> bool:
@@ -67,7 +73,7 @@ def connect(place: Place) -> Stack:
     """
     point_at(place.checked_url(), place.region)
     outputs = _outputs(place)
-    missing = sorted(_SETTINGS.keys() - outputs.keys())
+    missing = sorted({*_SETTINGS, _START_SCORING} - outputs.keys())
     if missing:
         raise CommandError(f"stack {place.stack!r} is not a Dropmill stack: it has no output {', '.join(missing)}")
     return use(place.stack, outputs, place.url)
@@ -102,6 +108,8 @@ def use(name: str, outputs: dict[str, str], url: str | None) -> Stack:
         drop_bucket=outputs["DropBucket"],
         artifact_bucket=outputs["ArtifactBucket"],
         state_machine_arn=outputs["TrainStateMachineArn"],
+        scoring_machine_arn=outputs["ScoreStateMachineArn"],
+        start_scoring=outputs[_START_SCORING],
     )
 
 

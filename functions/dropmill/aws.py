@@ -11,6 +11,7 @@ from botocore.config import Config
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
     from mypy_boto3_events import EventBridgeClient
+    from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sagemaker import SageMakerClient
     from mypy_boto3_sagemaker_runtime import SageMakerRuntimeClient
@@ -47,6 +48,11 @@ def step_functions() -> SFNClient:
 
 def events() -> EventBridgeClient:
     return cast("EventBridgeClient", _client("events"))
+
+
+def functions() -> LambdaClient:
+    """Lambda, whose functions take up to a minute."""
+    return cast("LambdaClient", _client("lambda", 70))
 
 
 def sns() -> SNSClient:

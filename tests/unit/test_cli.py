@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import click
 import pytest
 from botocore.exceptions import EndpointConnectionError
 from click.testing import CliRunner
@@ -31,7 +30,7 @@ from dropmill_cli import drops, logs, runs, show, stack, watch
 from dropmill_cli.embedded import template_path
 from dropmill_cli.errors import CommandError
 from dropmill_cli.logs import LogLine
-from dropmill_cli.main import main
+from dropmill_cli.main import endpoint, main
 from dropmill_cli.runs import RunDocument, RunLine
 from dropmill_cli.samples import write_digits
 from dropmill_cli.watch import Progress, State, read_states
@@ -39,7 +38,7 @@ from dropmill_cli.watch import Progress, State, read_states
 ROOT = Path(__file__).parents[2]
 HELP_EXAMPLES = sorted(
     line
-    for command in main.commands.values()
+    for command in (*main.commands.values(), *endpoint.commands.values())
     for line in re.findall(r"^\s*dropmill (.+)$", command.help or "", re.MULTILINE)
 )
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -92,7 +91,10 @@ class TestHelp:
             "models",
             "approve",
             "reject",
+            "score",
+            "endpoint",
         }
+        assert set(endpoint.commands) == {"up", "down"}
 
     @pytest.mark.parametrize("line", HELP_EXAMPLES)
     def test_examples_in_help_texts_are_accepted(self, line: str) -> None:
@@ -682,7 +684,7 @@ class TestPlace:
 
     def test_an_output_that_is_missing_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stack, "_outputs", lambda _: {"DropBucket": "drops"})
-        with pytest.raises(CommandError, match="is not a Dropmill stack: it has no output ArtifactBucket, LedgerTable"):
+        with pytest.raises(CommandError, match="is not a Dropmill stack: it has no output ArtifactBucket, JobRoleArn"):
             stack.connect(stack.Place())
 
 
