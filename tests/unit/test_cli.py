@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import click
 import pytest
 from botocore.exceptions import EndpointConnectionError
 from click.testing import CliRunner
