@@ -107,7 +107,9 @@ def launch(
                     return lease.name
             else:
                 attempt = 1 if found is None else found.attempt + (earlier or found.outcome is Outcome.CAPACITY)
-                lease = replace(wanted, attempt=attempt, name=sagemaker_name(recipe, run_id, step, attempt))
+                billed = 0 if found is None else found.billable_seconds or found.billed_before
+                name = sagemaker_name(recipe, run_id, step, attempt)
+                lease = replace(wanted, attempt=attempt, name=name, billed_before=billed)
                 ledger.intend(lease)
         except ledger.StaleLease:
             continue
@@ -361,7 +363,7 @@ def keep_endpoint(run_id: str, deadline: int) -> None:
 
 
 def _stays(lease: Lease, now: int) -> bool:
-    return lease.kept and lease.state is LeaseState.CREATED and now < lease.deadline
+    return lease.stays and now < lease.deadline
 
 
 def _close(run_id: str, now: int, which: Callable[[Lease], bool]) -> list[Lease]:

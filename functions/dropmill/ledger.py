@@ -87,6 +87,12 @@ class Lease:
     created_at: int | None = None
     kept: bool = False
     """The resource stays until the deadline, also when its run has ended."""
+    billed_before: int = 0
+    """The billable seconds of what earlier attempts and rounds made."""
+
+    @property
+    def stays(self) -> bool:
+        return self.kept and self.state is LeaseState.CREATED
 
 
 @dataclass(frozen=True)
@@ -304,6 +310,7 @@ def intend(lease: Lease) -> None:
         "proof_after": lease.proof_after,
         "was_created": False,
         "round": lease.round,
+        "billed_before": lease.billed_before,
         "open": "lease",
         "since": lease.deadline,
     }
@@ -445,8 +452,8 @@ def begin_closing(lease: Lease, outcome: Outcome) -> bool:
 def mark_closed(lease: Lease, outcome: Outcome, billable_seconds: int | None = None) -> bool:
     """Write `closed`: only for a caller that has just seen the resource gone or terminal.
 
-    The outcome that began the closing stays. A lease with an unanswered token stays on the list of what needs looking
-    after.
+    The outcome that began the closing stays; to the seconds, those of earlier attempts are added. A lease with an
+    unanswered token stays on the list of what needs looking after.
     """
     return _update(
         _lease_key(lease.run_id, lease.step),
@@ -455,7 +462,7 @@ def mark_closed(lease: Lease, outcome: Outcome, billable_seconds: int | None = N
         condition="#attempt = :attempt AND #state <> :closed",
         closed=LeaseState.CLOSED.value,
         outcome=outcome.value,
-        billable_seconds=billable_seconds,
+        billable_seconds=None if billable_seconds is None else billable_seconds + lease.billed_before,
         attempt=lease.attempt,
     )
 
@@ -529,4 +536,5 @@ def _lease(item: dict[str, Any]) -> Lease:
         round=int(item.get("round", 1)),
         created_at=int(item["created_at"]) if "created_at" in item else None,
         kept=item.get("kept", False),
+        billed_before=int(item.get("billed_before", 0)),
     )

@@ -73,12 +73,17 @@ def message(record: RunRecord) -> str:
         lines += ["", f"What happened: {record.cause or record.error}"]
         if record.error in _REFUSALS:
             lines.append("Nothing was started, and the drop is where it was. Mend it and drop it again.")
-    open_leases = [lease for lease in record.leases if lease.state != "closed"]
+    kept = [lease for lease in record.leases if lease.kept_until is not None]
+    open_leases = [lease for lease in record.leases if lease.state != "closed" and lease.kept_until is None]
     lines += ["", *_billable(record)]
     if open_leases:
         names = ", ".join(f"{lease.kind} {lease.name}" for lease in open_leases)
         lines.append(f"Still being taken down, and looked after until it is gone: {names}")
-    else:
+    for lease in kept:
+        if lease.kind == "endpoint":
+            until = f"{lease.kept_until:%Y-%m-%d %H:%M} UTC"
+            lines.append(f"Endpoint {lease.name} is kept, as the recipe says, and paid for until {until}.")
+    if not open_leases and not kept:
         lines.append("Nothing billable is left running.")
     lines += [f"Log of {lease.kind} {lease.name}: {lease.log}" for lease in record.leases if lease.log]
     return "\n".join(lines)

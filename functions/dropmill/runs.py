@@ -91,7 +91,8 @@ def end_run(run: Run, now: int) -> RunStatus | None:
     if status is RunStatus.RUNNING:
         return status
     ledger.close_run(run.run_id)
-    left = close_leases(run.run_id, now)
+    # Only a run that went well keeps an endpoint.
+    left = close_leases(run.run_id, now, kept_too=status is not RunStatus.SUCCEEDED)
     batch = _end_batch(run) if run.kind is RunKind.SCORING else None
     record = _record(run, status, ended_at, error, cause).model_copy(update={"batch": batch})
     write_document(run_record_key(run.run_id), record)
@@ -256,6 +257,7 @@ def _record(run: Run, status: RunStatus, ended_at: datetime, error: str | None, 
                 attempt=lease.attempt,
                 billable_seconds=lease.billable_seconds,
                 log=log_link(_LOGS[lease.step], lease.name) if lease.step in _LOGS else None,
+                kept_until=datetime.fromtimestamp(lease.deadline, UTC) if lease.stays else None,
             )
             for lease in ledger.leases_of(run.run_id)
         ],

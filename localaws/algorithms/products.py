@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 
 _SUMMED = 4096
-"""So many numbers einsum adds up in one go, whatever rows it is given; wider ones are cut, always at the same places."""
+"""So many numbers einsum adds up in one go, whatever rows there are; wider ones are cut, always at the same places."""
 
 
 def product(rows: FloatArray, matrix: FloatArray) -> FloatArray:
