@@ -38,7 +38,7 @@ def test_a_good_drop_ends_with_a_judged_model(stand: Any) -> None:
     report = stand.client("s3").get_object(Bucket=stand.artifact_bucket, Key=f"runs/{run}/report.html")
     assert b"<html" in report["Body"].read()
     (message,) = stand.notifications(run)
-    assert "has a judged model" in message["Subject"]
+    assert "has an approved model" in message["Subject"]
     assert "Nothing billable is left running." in message["Message"]
 
 
