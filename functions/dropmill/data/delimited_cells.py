@@ -28,6 +28,7 @@ NAN = re.compile(r"[+-]?nan", re.IGNORECASE)
 INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
 MISSING = re.compile(r"n/?a|<na>|#n/a|null|nil|none|missing|\?+|-+|\.+", re.IGNORECASE)
 """How a cell without a value is commonly spelled, besides nothing and NaN."""
+_DIGITS = re.compile(r"[0-9eE.+\- ]*")
 
 TEXT_CELL = "is not a number: mend the cell, or list the column under drop_columns"
 TEXT_LABEL = "is not a number, and a label must be one: mend it, or list the classes under data.classes in the recipe"
@@ -93,7 +94,9 @@ def numbers(
         if row.cells is None or not _is_whole(row, layout, problems):
             continue
         before = len(problems.found)
-        values = [_feature(row, index, layout, problems) for index in layout.feature_columns]
+        values = _plain_numbers([row.cells[index] for index in layout.feature_columns])
+        if values is None:
+            values = [_feature(row, index, layout, problems) for index in layout.feature_columns]
         label = None if layout.label_column is None else _label(row, layout, classes, problems)
         if len(problems.found) == before:
             features.extend(values)
@@ -142,6 +145,17 @@ def _is_whole(row: Row, layout: Layout, problems: Problems) -> bool:
         rule = f"the row has {count} cells where the file has {len(layout.columns)} columns"
         problems.add(rule, row=row.line)
     return count == len(layout.columns)
+
+
+def _plain_numbers(cells: Sequence[str]) -> list[float] | None:
+    """The values of cells if there is nothing to note about any; of these characters, `float` takes numbers only."""
+    if not _DIGITS.fullmatch("".join(cells)):
+        return None
+    try:
+        values = [float(cell) for cell in cells]
+    except ValueError:
+        return None
+    return values if all(abs(value) <= FLOAT32_MAX for value in values) else None
 
 
 def _feature(row: Row, index: int, layout: Layout, problems: Problems) -> float:
