@@ -48,13 +48,15 @@ from dropmill.recipe import DataOptions
 MAX_DIRECTORY_BYTES = 16 << 20
 FETCHED_BYTES = 64 << 20
 """Of a row group as it is stored: up to so much is fetched at once."""
+STREAMED_BYTES = 24 << 20
+"""Of a larger row group: the windows of all columns together."""
 BATCH_BYTES = 4 << 20
 """About as much as is decoded at a time, as float32: pyarrow takes its time for each column of each batch."""
 
 _TAIL_BYTES = 8
 _MAGIC = b"PAR1"
 _ENCRYPTED_MAGIC = b"PARE"
-_WINDOW_BYTES = (64 << 10, 1 << 20)
+_WINDOW_BYTES = (32 << 10, 1 << 20)
 _BATCH_ROWS_MIN = 16
 _OPEN_PAGES_BYTES = 2 << 20  # of a column: a dictionary and a page, as large as most writers make them
 _LABEL_ROWS = 1 << 16
@@ -295,7 +297,7 @@ def _batches(
                 pa.PythonFile(CheckedFile(stream, file.name, directory.start, chunks), "r"),
                 metadata=directory.metadata,
                 read_dictionary=[columns.label] if columns.text_label else None,
-                buffer_size=0 if fetched else min(max(FETCHED_BYTES // len(chunks), low), high),
+                buffer_size=0 if fetched else min(max(STREAMED_BYTES // len(chunks), low), high),
                 pre_buffer=False,
                 **_LIMITS,
             )
