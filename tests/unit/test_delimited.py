@@ -289,6 +289,14 @@ def test_blank_lines_before_the_names_are_counted() -> None:
     assert read.said == [f"d.csv, row 7, column 'a': 'x' {TEXT_CELL}"]
 
 
+@pytest.mark.parametrize("blank", [b"\n", b" \n", b'""\n'])
+def test_blank_slices_before_the_names_lose_nothing(blank: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "SLICE_BYTES", 9)
+    read = Read(packed(blank * 20 + b"a\n" + blank * 20 + b"1\n" + blank * 20 + b"x\n"))
+    assert read.features.tolist() == [[1]]
+    assert read.said == [f"d.csv.gz, row 63, column 'a': 'x' {TEXT_CELL}"]
+
+
 def test_a_long_head_is_read_to_its_second_row() -> None:
     names = [f"column_{index:05}" for index in range(9000)]
     data = f"{','.join(names)}\n{','.join(['7'] * 9000)}\n".encode()
@@ -561,6 +569,16 @@ def test_damaged_gzip_is_refused_wherever_it_is() -> None:
     broken = bytearray(body)
     broken[-8] ^= 1
     assert "damaged" in refused(bytes(broken))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 200), st.binary(min_size=1, max_size=4))
+def test_any_damage_to_gzip_is_a_refusal_or_none(at: int, junk: bytes) -> None:
+    rng = np.random.default_rng(8)
+    body = packed("\n".join(",".join(map(str, row)) for row in rng.integers(0, 99, (30, 3)).tolist()).encode())
+    spoiled = body[: 2 + at % len(body)] + junk + body[2 + at % len(body) + len(junk) :]
+    with suppress(InvalidDrop):
+        Read(spoiled)
 
 
 def test_gzip_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

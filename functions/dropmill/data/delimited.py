@@ -8,7 +8,6 @@ depend on its neighbours.
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -152,10 +151,7 @@ def _slices(
         return
     with file.open() as source, unpacked(source, file.name, gzipped=layout.gzipped) as stream:
         found = _slices_of_rows(stream, progress, file.name)
-        if layout.header and (first := next(found, None)):
-            found = chain([_behind_names(first, layout, file.name)], found)
-            del first
-        yield from filter(_is_not_blank, found)
+        yield from filter(_is_not_blank, _without_names(found, layout) if layout.header else found)
 
 
 def _is_not_blank(part: lines.Slice) -> bool:
@@ -175,21 +171,24 @@ def _slices_of_rows(stream: Readable, progress: Progress, file_name: str) -> Ite
             rule = f"no row ends within {lines.MAX_LINE_BYTES >> 20} MB; is a quotation mark left open?"
             refuse(file_name, rule, row=progress.lines + 1)
         if cut:
-            part = lines.Slice(data[:cut], progress.lines + 1)
+            whole = [lines.Slice(data[:cut], progress.lines + 1)]
             progress.lines += data.count(b"\n", 0, cut)
-            del data, read
-            yield part
-            del part
+            del data, read  # as in `lines`, nothing is kept but the rest
+            yield whole.pop()
     if rest:
         yield lines.Slice(rest, progress.lines + 1)
         progress.lines += rest.count(b"\n")
 
 
-def _behind_names(part: lines.Slice, layout: Layout, file_name: str) -> lines.Slice:
+def _without_names(found: Iterator[lines.Slice], layout: Layout) -> Iterator[lines.Slice]:
     """What follows the first row that isn't blank."""
-    names = next(cells.rows(part, layout.delimiter, Problems(file_name, []), quoted_line_ends=True))
-    at = heads.offset_behind(part.data, names.behind - part.first_line)
-    return lines.Slice(part.data[at:], names.behind)
+    for part in found:
+        names = next(cells.rows(part, layout.delimiter, Problems("", []), quoted_line_ends=True), None)
+        if names is not None:
+            at = heads.offset_behind(part.data, names.behind - part.first_line)
+            yield lines.Slice(part.data[at:], names.behind)
+            break
+    yield from found
 
 
 def _refuse_decimal_comma(file_name: str, head: heads.Head, wanted: list[int]) -> None:
