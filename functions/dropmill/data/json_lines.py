@@ -656,6 +656,7 @@ def _label(cell: Any, row: int, wanted: _Wanted, problems: Problems) -> float | 
     value, rule = _wrong_with(cell)
     if isinstance(cell, str) and not isinstance(cell, _Constant | _TooLarge):
         cell = _sound(cell)
+        value = cell if cell.strip() else None
         values = _label_values([cell], wanted)
         rule = _wrong_with_text_label(cell) or (TEXT_LABEL if wanted.classes is None else UNKNOWN_CLASS)
     elif isinstance(cell, float) and abs(cell) <= FLOAT32_MAX:
