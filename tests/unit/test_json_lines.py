@@ -50,7 +50,7 @@ def unused(*_: Any) -> None:
 )
 def test_clean_lines_are_parsed_at_once(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_lines, "_parse_lines", unused)
-    options = {"drop_columns": ["note"]} if b"note" in data else {}
+    options: dict[str, Any] = {"drop_columns": ["note"]} if b"note" in data else {}
     classes = ["x", "y"] if b'"x"' in data else None
     assert len(read_file(json_lines, data, changed=lambda _: {"classes": classes}, **options).features) == 2
 
