@@ -256,7 +256,7 @@ class _Parser:
             table = _table(data, options, parse_options, self._convert_options({"0": pa.float64()}))
         if table is None:
             return None
-        numbers = table.column(0).to_numpy().reshape(-1, self._columns)
+        numbers = _numbers(table.column(0).combine_chunks()).reshape(-1, self._columns)
         labels = None
         if self._label is not None:
             labels = _finite(numbers[:, int(self._label)].astype(np.float64))
@@ -272,7 +272,7 @@ class _Parser:
             return None
         table = self._parsed(data, {self._label: pa.float64()})
         if table is not None:
-            return _finite(table.column(0).to_numpy())
+            return _finite(_numbers(table.column(0).combine_chunks()))
         table = self._parsed(data, {self._label: _TEXTS})
         if table is None:
             return None
@@ -281,7 +281,7 @@ class _Parser:
         if any(cells.wrong_with_label(text) for text in texts):
             return None
         known = cells.label_cells(texts)
-        indexes = column.indices.to_numpy()
+        indexes = np.from_dlpack(column.indices)
         return [known[index] for index in indexes] if isinstance(known, list) else known[indexes]
 
     def _batch(self, data: bytes, kind: pa.DataType) -> pa.RecordBatch | None:
@@ -324,8 +324,8 @@ class _Parser:
 
     def _labels(self, column: pa.Array) -> Float64Array | None:
         if self.classes is None:
-            return _finite(column.to_numpy(zero_copy_only=False))
-        known = self.classes.of(column.dictionary.to_pylist())[column.indices.to_numpy()]
+            return _finite(_numbers(column))
+        known = self.classes.of(column.dictionary.to_pylist())[np.from_dlpack(column.indices)]
         return None if np.isnan(known).any() else known
 
     def _is_plain(self, data: bytes) -> bool:
@@ -355,6 +355,14 @@ def _all_rows_have(data: bytes, columns: int, delimiter: bytes) -> bool:
 def _may_be_whole_numbers(data: bytes) -> bool:
     """Whether it is worth trying; not where integers would be read otherwise: 0x10 is none here, -0 keeps its sign."""
     return not any(mark in data for mark in (b".", b"x", b"X")) and not (b"-" in data and b"-0" in data)
+
+
+def _numbers(column: pa.Array) -> NDArray[Any]:
+    """A column of numbers [n], NaN where a value is missing."""
+    # Not by its `to_numpy`, which loads pandas where that is installed.
+    batch = pa.RecordBatch.from_arrays([column], ["0"])
+    numbers: NDArray[Any] = batch.to_tensor(null_to_nan=column.null_count > 0).to_numpy()
+    return numbers[:, 0]
 
 
 def _finite(labels: Float64Array) -> Float64Array | None:
