@@ -650,7 +650,7 @@ def test_quick_and_careful_reading_agree(
         fill=[0.0] * len(features) if fill else None,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delimited, "WIDE_COLUMNS", 1 if wide else 1000)
+        patch.setattr(delimited, "WIDE_COLUMNS", 2 if wide else 1000)
         quick, careful = quick_and_careful(text.encode(), layout, divided=divided)
     if quick is None:
         return
