@@ -12,8 +12,8 @@ def class_name(cell: str | float) -> str:
 
 
 def number_of(label: str | float) -> float | None:
-    """The finite number that a label is, or None for a text; `1_0` is a text, though Python would read it."""
-    if isinstance(label, str) and "_" in label:
+    """The finite number that a label is, or None for a text; `1_0` and digits beyond ASCII are texts."""
+    if isinstance(label, str) and ("_" in label or not label.strip().isascii()):
         return None
     try:
         value = float(label)
