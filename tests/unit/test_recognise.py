@@ -194,7 +194,7 @@ def test_no_more_than_the_head_is_read() -> None:
     for name, data in files.items():
         taken.clear()
         try:
-            recognise(OpenFile(name, len(data), lambda data=data: Counted(data)))  # type: ignore[misc]  the default binds it
+            recognise(OpenFile(name, len(data), lambda data=data: Counted(data)))  # type: ignore[misc]  # the default binds it
         except InvalidDrop:
             assert name == "packed"
         assert 0 < sum(taken) <= 4 * HEAD_BYTES

@@ -249,12 +249,8 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_number, parse_
 
 
 def _sound(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON can spell and UTF-8 can't."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text
+    """With U+FFFD for halves of surrogate pairs, which JSON can spell and UTF-8 can't."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _decoded(line: bytes) -> Any:
