@@ -216,6 +216,7 @@ class _Parser:
         self._features = [names[index] for index in layout.feature_columns]
         self._label = None if layout.label_column is None else names[layout.label_column]
         self._whole_numbers = True
+        self._batch_options: dict[pa.DataType, csv.ConvertOptions] = {}
         self._read_options = csv.ReadOptions(use_threads=False, block_size=_ONE_BLOCK, column_names=names)
 
     def table(self, data: bytes) -> tuple[Float32Array, Float64Array | None] | None:
@@ -270,10 +271,10 @@ class _Parser:
         """The labels as numbers or names of classes; None if only a look at each cell could tell."""
         if self._label is None or not self._is_plain(data):
             return None
-        table = self._parsed(data, {self._label: pa.float64()})
+        table = self._parsed(data, self._convert_options({self._label: pa.float64()}))
         if table is not None:
             return _finite(_numbers(table.column(0).combine_chunks()))
-        table = self._parsed(data, {self._label: _TEXTS})
+        table = self._parsed(data, self._convert_options({self._label: _TEXTS}))
         if table is None:
             return None
         column = table.column(0).combine_chunks()
@@ -286,15 +287,17 @@ class _Parser:
 
     def _batch(self, data: bytes, kind: pa.DataType) -> pa.RecordBatch | None:
         """The features and then the label; the features are all of one kind."""
-        types = dict.fromkeys(self._features, kind)
-        if self._label is not None:
-            types[self._label] = pa.float64() if self.classes is None else _TEXTS
-        table = self._parsed(data, types)
+        if kind not in self._batch_options:  # which are as many as there are columns
+            types = dict.fromkeys(self._features, kind)
+            if self._label is not None:
+                types[self._label] = pa.float64() if self.classes is None else _TEXTS
+            self._batch_options[kind] = self._convert_options(types)
+        table = self._parsed(data, self._batch_options[kind])
         return None if table is None or not table.num_rows else table.to_batches()[0]
 
-    def _parsed(self, data: bytes, types: dict[str, pa.DataType]) -> pa.Table | None:
+    def _parsed(self, data: bytes, options: csv.ConvertOptions) -> pa.Table | None:
         parse_options = csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=not self._divided)
-        return _table(data, self._read_options, parse_options, self._convert_options(types))
+        return _table(data, self._read_options, parse_options, options)
 
     def _convert_options(self, types: dict[str, pa.DataType]) -> csv.ConvertOptions:
         return csv.ConvertOptions(
