@@ -1,4 +1,4 @@
-"""A CSV file to recordIO files on one core, against the table reader's own parse of that file.
+"""A CSV or Parquet file to recordIO files on one core, against the table reader's own parse of that file.
 
 Every measurement is a process of its own, held to one core and one thread, that counts its seconds behind its imports
 and reports the most memory it ever held, imports included. Ours does what Convert Shard does with every shard of the
@@ -14,11 +14,14 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import BinaryIO, cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import csv
 
 from benchmarks.timing import Comparison, Figure
@@ -28,30 +31,35 @@ from dropmill.data.rows import OpenFile
 from dropmill.data.shards import plan_shards
 from dropmill.recipe import Recipe
 from dropmill.steps.convert_shard import convert
+from localaws import template
 
 TARGET = 0.8
 PEAK_MB_MAX = 256
 CLASSES = [str(number) for number in range(10)]
 _CHUNK_VALUES = 3_000_000
+_ROW_GROUP_BYTES = 16 << 20
 _LARGE = 500 * 10**6
 _LARGE_ROUNDS = 5
 _READER_BLOCK = 4 << 20  # the best of 1, 2, 4 and 8 MB
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_NUM_THREADS", "ARROW_IO_THREADS"), "1")
-AS_DEPLOYED = {"MALLOC_ARENA_MAX": "1"}
+TEMPLATE = Path(__file__).parents[1] / "template.yaml"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV to be converted; `cell` spells a number from 0 up to 255."""
+    """A file to be converted. It is held to the target if it is CSV."""
 
     size: int
     columns: int
     values: str
+    parquet: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.size // 10**6} MB, {self.columns} {self.values}"
+        return (
+            f"{'Parquet' if self.parquet else 'CSV'} to recordIO, {self.size // 10**6} MB, {self.columns} {self.values}"
+        )
 
 
 WHOLE, FRACTIONS = "whole numbers", "fractions"
@@ -60,6 +68,7 @@ TABLES = (
     Table(200 * 10**6, 784, WHOLE),
     Table(1000 * 10**6, 784, WHOLE),
     Table(200 * 10**6, 100, FRACTIONS),
+    Table(200 * 10**6, 100, FRACTIONS, parquet=True),
 )
 
 
@@ -73,8 +82,9 @@ class Spent:
 def comparisons(rounds: int, folder: Path) -> Iterator[Comparison | Figure]:
     """Yield, for each table, the speed against the reader's, and the most memory. `folder` takes 3 GB for a while."""
     for table in TABLES:
-        source, planned, parts = folder / "rows.csv", folder / "plan.json", folder / "parts"
-        rows = write_csv(source, table)
+        source = folder / ("rows.parquet" if table.parquet else "rows.csv")
+        planned, parts = folder / "plan.json", folder / "parts"
+        rows = (write_parquet if table.parquet else write_csv)(source, table)
         planned.write_text(_plan(source).model_dump_json())
         rounds_here = _LARGE_ROUNDS if table.size >= _LARGE else rounds
         spent: dict[str, list[Spent]] = {"ours": [], "reader": [], "look": []}
@@ -91,12 +101,12 @@ def comparisons(rounds: int, folder: Path) -> Iterator[Comparison | Figure]:
         source.unlink()
         ours, reader, looks = ([one.seconds for one in found[1:]] for found in spent.values())
         yield Comparison(
-            name=f"CSV to recordIO, {table.name}",
+            name=table.name,
             peer="pyarrow's parse, one thread",
             ours_seconds=statistics.median(ours),
             peer_seconds=statistics.median(reader),
             ratio=statistics.median(theirs / own for own, theirs in zip(ours, reader, strict=True)),
-            target=TARGET,
+            target=None if table.parquet else TARGET,
             rounds=rounds_here,
         )
         if looks:
@@ -132,6 +142,19 @@ def write_csv(target: Path, table: Table) -> int:
     return chunks * len(numbers)
 
 
+def write_parquet(target: Path, table: Table) -> int:
+    """A label and float32 in row groups that repeat; returns the rows."""
+    random = np.random.default_rng(0)
+    rows = _ROW_GROUP_BYTES // (4 * table.columns)
+    columns = {f"x{column}": random.random(rows, dtype=np.float32) for column in range(table.columns)}
+    chunk = pa.table({"label": random.integers(0, len(CLASSES), rows), **columns})
+    chunks = max(1, round(table.size / _ROW_GROUP_BYTES))
+    with pq.ParquetWriter(target, chunk.schema, use_dictionary=False) as writer:
+        for _ in range(chunks):
+            writer.write_table(chunk)
+    return chunks * rows
+
+
 def _look(source: Path, recipe: Recipe) -> formats.Looked:
     version = ObjectVersion(bucket="drops", key=f"drops/benchmark/{source.name}", size=source.stat().st_size)
     return formats.look([formats.DropFile(_file(source), version)], recipe.data)
@@ -163,15 +186,25 @@ def measured(side: str, source: Path, planned: Path, parts: Path) -> Spent:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        env={**os.environ, **ONE_THREAD, **AS_DEPLOYED},
+        env={**os.environ, **ONE_THREAD, **_as_deployed()},
     )
     return Spent(**json.loads(done.stdout))
+
+
+@cache
+def _as_deployed() -> dict[str, str]:
+    """What the template sets for Convert Shard."""
+    function = template.load(TEMPLATE)["Resources"]["ConvertShardFunction"]["Properties"]
+    variables: dict[str, str] = function["Environment"]["Variables"]
+    return variables
 
 
 # In the measured process
 
 
 def _parsed(source: Path, _planned: Path, _parts: Path) -> int:
+    if source.suffix == ".parquet":
+        return sum(batch.num_rows for batch in pq.ParquetFile(source).iter_batches(use_threads=False))
     options = csv.ReadOptions(use_threads=False, block_size=_READER_BLOCK)
     return sum(batch.num_rows for batch in csv.open_csv(source, read_options=options))
 
