@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import algorithms, conversion, recordio
+from benchmarks import algorithms, conversion, recordio, sealing
 from benchmarks.timing import Comparison, Figure
 from benchmarks.workflow import GUIDE_SECONDS, WholeRun, whole_runs
 
@@ -32,6 +32,7 @@ def main() -> None:
         measured = itertools.chain(
             recordio.comparisons(arguments.rounds, Path(folder)),
             conversion.comparisons(arguments.rounds, Path(folder)),
+            sealing.figures(),
             algorithms.comparisons(arguments.rounds),
         )
         if arguments.json:

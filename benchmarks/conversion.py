@@ -228,7 +228,7 @@ def _inspected(source: Path, _planned: Path, _parts: Path) -> int:
     return len(_look(source, Recipe.model_validate({"algorithm": "linear-learner"})).files)
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     """What this process held at most, in MB; not `ru_maxrss`, which remembers the process that started it."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
@@ -243,7 +243,7 @@ def main() -> None:
     start = perf_counter()
     rows = work(*paths)
     seconds = perf_counter() - start
-    print(json.dumps({"seconds": seconds, "peak_mb": _peak_mb(), "rows": rows}))
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb(), "rows": rows}))
 
 
 if __name__ == "__main__":
