@@ -459,14 +459,26 @@ def test_an_open_quotation_mark_is_named_where_it_is() -> None:
     ]
 
 
+def test_a_row_of_too_many_cells_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited_cells, "MAX_CELLS", 100)
+    said = "can't be read as CSV: a line of more than 100 cells"
+    assert refused(b"," * 200 + b"\n" + b"1,2\n" * 9) == f"d.csv, row 1: {said}"
+    for packing in (bytes, packed):
+        read = Read(packing(b'a,b\n1,2\n"3",' + b"," * 200 + b"\n5,6\n"))
+        assert [text.partition(", ")[2] for text in read.said] == [f"row 3: {said}"]
+        assert read.features.tolist() == [[1, 2], [5, 6]]
+
+
 def test_rows_without_an_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delimited, "SLICE_BYTES", 100)
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
     said = "quotation mark left open?"
     assert said in refused(b'a,label\n1,0\n5",1\n' + b"1,0\n" * 1000)
     assert said in refused(packed(b'a,label\n1,0\n5",1\n' + b"1,0\n" * 1000))
+    monkeypatch.setattr(delimited_head, "MAX_ROW_BYTES", 500)
+    assert said in refused(b'a,label\n1,0\n5",1\n' + b"1,0\n" * 200)
+    assert said in refused(b'a,"label\n' + b"1,0\n" * 200)
     monkeypatch.setattr(delimited_head, "MAX_LINE_BYTES", 1 << 18)
-    assert said in refused(b'a,"label\n' + b"1,0\n" * 300_000)
     assert said in refused(b"a,label\n" + b"\n" * 2_000_000)
 
 

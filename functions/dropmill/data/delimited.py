@@ -167,9 +167,8 @@ def _slices_of_rows(stream: Readable, progress: Progress, file_name: str) -> Ite
             data = data.removeprefix(heads.BOM)
         cut = heads.last_row_end(data)
         rest = data[cut:]
-        if len(rest) > lines.MAX_LINE_BYTES:
-            rule = f"no row ends within {lines.MAX_LINE_BYTES >> 20} MB; is a quotation mark left open?"
-            refuse(file_name, rule, row=progress.lines + 1)
+        if len(rest) > lines.MAX_LINE_BYTES or (len(rest) > heads.MAX_ROW_BYTES and b"\n" in rest):
+            refuse(file_name, heads.NO_ROW_END, row=progress.lines + 1)
         if cut:
             whole = [lines.Slice(data[:cut], progress.lines + 1)]
             progress.lines += data.count(b"\n", 0, cut)

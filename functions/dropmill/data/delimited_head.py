@@ -22,6 +22,7 @@ MAX_ROW_BYTES = 8 << 20
 """So much of a row may go over several lines. Longer ones are as good as always a mistake, and take much memory."""
 NO_ROW_END = f"no row ends within {MAX_ROW_BYTES >> 20} MB; is a quotation mark left open?"
 
+_BLANK = b" \t\r\v\f\n\""
 _FIRST_BYTES = 64 << 10
 _SCAN_BYTES = 1 << 20
 _SAMPLE_ROWS = 20
@@ -118,7 +119,7 @@ def _first_lines(stream: Readable, file_name: str, options: DataOptions) -> tupl
             refuse(file_name, NO_ROW_END, row=line + data.count(b"\n", 0, end))
         cut = end if more else len(data)
         part = Slice(data[:cut], line)
-        if part.data.isspace():
+        if part.data and not part.data.strip(_BLANK):
             start, line, data = start + cut, line + data.count(b"\n", 0, cut), data[cut:]
         elif cut and (not more or len(_rows(part, _delimiter(part, options), Problems(file_name, []), 2)) == 2):
             return part, start
