@@ -53,6 +53,7 @@ STREAMED_BYTES = 24 << 20
 BATCH_BYTES = 4 << 20
 """About as much as is decoded at a time, as float32: pyarrow takes its time for each column of each batch."""
 
+_KEPT_DIRECTORY_BYTES = 1 << 20
 _TAIL_BYTES = 8
 _MAGIC = b"PAR1"
 _ENCRYPTED_MAGIC = b"PARE"
@@ -89,6 +90,10 @@ _in_use: "WeakValueDictionary[bytes, _Directory]" = WeakValueDictionary()
 """The directories that are in use: pieces of one file share one, which may take 100 MB."""
 
 
+_latest: list[_Directory] = []
+"""The last that was used, unless it is large: the next piece is likely to be of the same file."""
+
+
 def _directory(stream: BinaryIO, file: OpenFile) -> _Directory:
     if file.size < len(_MAGIC) + _TAIL_BYTES:
         refuse(file.name, f"the Parquet file is cut off: {DAMAGED}")
@@ -106,7 +111,10 @@ def _directory(stream: BinaryIO, file: OpenFile) -> _Directory:
     stream.seek(file.size - _TAIL_BYTES - length)
     data = stream.read(length)
     digest = hashlib.sha256(data).digest()
-    return _in_use.get(digest) or _in_use.setdefault(digest, _parsed(data, file))
+    found = _in_use.get(digest) or _in_use.setdefault(digest, _parsed(data, file))
+    if length <= _KEPT_DIRECTORY_BYTES:
+        _latest[:] = [found]
+    return found
 
 
 def _parsed(data: bytes, file: OpenFile) -> _Directory:
