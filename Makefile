@@ -62,7 +62,7 @@ format: $(DEV) ## Format the code and mend what the linter can mend
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
-bench: $(DEV) $(PROJECT) ## Measure the codec and, on DROPMILL_MNIST, the algorithms
+bench: $(DEV) $(PROJECT) ## Measure the codec, the conversion and, on DROPMILL_MNIST, the algorithms
 	$(VENV)/bin/python -m benchmarks
 
 sam-build: $(SAM) ## Build what `sam deploy` uploads; needs python3.13 on PATH

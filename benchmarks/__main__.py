@@ -11,14 +11,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import algorithms, recordio
+from benchmarks import algorithms, conversion, recordio, sealing
 from benchmarks.timing import Comparison, Figure
 from benchmarks.workflow import GUIDE_SECONDS, WholeRun, whole_runs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Measure the codec, the algorithms and whole runs."
+        prog="python -m benchmarks", description="Measure the codec, the conversion, the algorithms and whole runs."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
     parser.add_argument("--rounds", type=_rounds, default=7, help="interleaved rounds behind each median (at least 5)")
@@ -30,7 +30,10 @@ def main() -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         measured = itertools.chain(
-            recordio.comparisons(arguments.rounds, Path(folder)), algorithms.comparisons(arguments.rounds)
+            recordio.comparisons(arguments.rounds, Path(folder)),
+            conversion.comparisons(arguments.rounds, Path(folder)),
+            sealing.figures(),
+            algorithms.comparisons(arguments.rounds),
         )
         if arguments.json:
             print(json.dumps([one.as_json() for one in itertools.chain(measured, whole_runs())], indent=2))
@@ -52,7 +55,7 @@ def _line(measured: Comparison | Figure) -> str:
     missed = "" if measured.met else "  missed"
     if isinstance(measured, Figure):
         bound = f"at most {measured.at_most:g}" if measured.at_most is not None else f"at least {measured.at_least:g}"
-        return f"{measured.name:<46}{measured.value:>10.4f}  {bound}{missed}"
+        return f"{measured.name:<46}{measured.value:>10.4g}  {bound}{missed}"
     target = "-" if measured.target is None else f"{measured.target:.3g}x"
     return (
         f"{measured.name:<46}{measured.ours_seconds * 1000:>7.1f} ms  {measured.peer:<30}"

@@ -122,7 +122,7 @@ def drop_files(files: Files, parts: Mapping[str, Part] | None = None) -> list[fo
     """Files in memory as a drop. `parts` gives those that a folder would."""
     return [
         formats.DropFile(
-            OpenFile(name, len(data), lambda data=data: io.BytesIO(data)),  # type: ignore[misc]  the default binds it
+            OpenFile(name, len(data), lambda data=data: io.BytesIO(data)),  # type: ignore[misc]  # the default binds it
             ObjectVersion(bucket="drops", key=f"drops/recipe/{name}", version_id="1", size=len(data)),
             (parts or {}).get(name),
         )

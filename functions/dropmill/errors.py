@@ -36,7 +36,7 @@ class InvalidRecipe(DropmillError):
 
 
 class ConversionIncomplete(DropmillError):
-    """The converted dataset is not the dropped one: something was lost or taken twice, which is no fault of the data."""
+    """The converted dataset is not the dropped one: something was lost or taken twice, by no fault of the data."""
 
 
 class RunClosed(DropmillError):

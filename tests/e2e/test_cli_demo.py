@@ -164,7 +164,7 @@ def test_a_demo_of_nothing_starts_nothing(tmp_path: Path) -> None:
     result = dropmill("demo", "--dataset", "none.csv", cwd=tmp_path)
     assert result.returncode == 2
     assert result.stdout == ""
-    assert "there is no file none.csv" in result.stderr
+    assert "there is no file or folder none.csv" in result.stderr
 
 
 def test_a_port_that_is_taken(up: Up) -> None:

@@ -1,5 +1,6 @@
-"""Rows in blocks: from all over a drop, in parts that follow from the rows, with targets that follow from the labels."""
+"""Rows in blocks: from all over a drop, in parts that follow from the rows, with targets from the labels."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,7 @@ def test_every_row_arrives_once_however_a_file_is_divided(name: str) -> None:
     reports = sorted((report for reading in read.readings for report in reading.pieces), key=lambda one: one.start)
     assert sum(report.rows for report in reports) == len(features)
     assert (reports[0].begin, reports[-1].stop) == (read.files[0].start, read.files[0].end)
-    assert all(left.stop == right.begin for left, right in zip(reports, reports[1:], strict=False))
+    assert all(left.stop == right.begin for left, right in pairwise(reports))
     if read.files[0].unit is Unit.LINES:
         assert sum(report.lines for report in reports) == len(features)
 

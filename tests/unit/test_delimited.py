@@ -289,6 +289,14 @@ def test_blank_lines_before_the_names_are_counted() -> None:
     assert read.said == [f"d.csv, row 7, column 'a': 'x' {TEXT_CELL}"]
 
 
+@pytest.mark.parametrize("blank", [b"\n", b" \n", b'""\n'])
+def test_blank_slices_before_the_names_lose_nothing(blank: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "SLICE_BYTES", 9)
+    read = Read(packed(blank * 20 + b"a\n" + blank * 20 + b"1\n" + blank * 20 + b"x\n"))
+    assert read.features.tolist() == [[1]]
+    assert read.said == [f"d.csv.gz, row 63, column 'a': 'x' {TEXT_CELL}"]
+
+
 def test_a_long_head_is_read_to_its_second_row() -> None:
     names = [f"column_{index:05}" for index in range(9000)]
     data = f"{','.join(names)}\n{','.join(['7'] * 9000)}\n".encode()
@@ -331,16 +339,14 @@ def test_missing_values_are_refused_or_left_to_be_filled(cell: str) -> None:
     assert read.said == [f"d.csv, row 1, column '1': {cell!r} {MISSING}"]
     assert len(read.features) == 2
     filled = Read(data, fill=True)
-    np.testing.assert_array_equal(filled.features, np.float32([[5, np.nan, 1], [1, 93, 4], [2, 5, 6]]))
+    np.testing.assert_array_equal(filled.features, np.array([[5, np.nan, 1], [1, 93, 4], [2, 5, 6]]))
     assert filled.said == []
 
 
 def test_what_is_missing_in_any_way_is_filled() -> None:
     read = Read(b'1,2,3\n,"", \nnan,-NaN,+nan\n"NA", ? ,4\n', fill=True)
     nan = np.nan
-    np.testing.assert_array_equal(
-        read.features, np.float32([[1, 2, 3], [nan, nan, nan], [nan, nan, nan], [nan, nan, 4]])
-    )
+    np.testing.assert_array_equal(read.features, np.array([[1, 2, 3], [nan] * 3, [nan] * 3, [nan, nan, 4]]))
     assert read.said == []
     assert Read(b"1,2\ninf,3\n", fill=True).said == [f"d.csv, row 2, column '0': 'inf' {NOT_FINITE}"]
     assert Read(b"1,2\nnan(7),3\n", fill=True).said == [f"d.csv, row 2, column '0': 'nan(7)' {TEXT_CELL}"]
@@ -453,14 +459,26 @@ def test_an_open_quotation_mark_is_named_where_it_is() -> None:
     ]
 
 
+def test_a_row_of_too_many_cells_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited_cells, "MAX_CELLS", 100)
+    said = "can't be read as CSV: a line of more than 100 cells"
+    assert refused(b"," * 200 + b"\n" + b"1,2\n" * 9) == f"d.csv, row 1: {said}"
+    for packing in (bytes, packed):
+        read = Read(packing(b'a,b\n1,2\n"3",' + b"," * 200 + b"\n5,6\n"))
+        assert [text.partition(", ")[2] for text in read.said] == [f"row 3: {said}"]
+        assert read.features.tolist() == [[1, 2], [5, 6]]
+
+
 def test_rows_without_an_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delimited, "SLICE_BYTES", 100)
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
     said = "quotation mark left open?"
     assert said in refused(b'a,label\n1,0\n5",1\n' + b"1,0\n" * 1000)
     assert said in refused(packed(b'a,label\n1,0\n5",1\n' + b"1,0\n" * 1000))
+    monkeypatch.setattr(delimited_head, "MAX_ROW_BYTES", 500)
+    assert said in refused(b'a,label\n1,0\n5",1\n' + b"1,0\n" * 200)
+    assert said in refused(b'a,"label\n' + b"1,0\n" * 200)
     monkeypatch.setattr(delimited_head, "MAX_LINE_BYTES", 1 << 18)
-    assert said in refused(b'a,"label\n' + b"1,0\n" * 300_000)
     assert said in refused(b"a,label\n" + b"\n" * 2_000_000)
 
 
@@ -565,6 +583,16 @@ def test_damaged_gzip_is_refused_wherever_it_is() -> None:
     assert "damaged" in refused(bytes(broken))
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 200), st.binary(min_size=1, max_size=4))
+def test_any_damage_to_gzip_is_a_refusal_or_none(at: int, junk: bytes) -> None:
+    rng = np.random.default_rng(8)
+    body = packed("\n".join(",".join(map(str, row)) for row in rng.integers(0, 99, (30, 3)).tolist()).encode())
+    spoiled = body[: 2 + at % len(body)] + junk + body[2 + at % len(body) + len(junk) :]
+    with suppress(InvalidDrop):
+        Read(spoiled)
+
+
 def test_gzip_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = packed(b"a,label\n" + b"1,0\n" * 500_000)
     monkeypatch.setattr(unpacked, "RATIO_FREE_BYTES", 1_000_000)
@@ -643,7 +671,7 @@ def test_quick_and_careful_reading_agree(
         fill=[0.0] * len(features) if fill else None,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delimited, "WIDE_COLUMNS", 1 if wide else 1000)
+        patch.setattr(delimited, "WIDE_COLUMNS", 2 if wide else 1000)
         quick, careful = quick_and_careful(text.encode(), layout, divided=divided)
     if quick is None:
         return
@@ -652,7 +680,9 @@ def test_quick_and_careful_reading_agree(
     assert found == []
     assert texts == ([] if quick[2] is None else [column.to_pylist() for column in quick[2].columns])
     assert seen == len(quick[0])
-    np.testing.assert_array_equal(bits(quick[0]), bits(numbers.astype(np.float32)))
+    np.testing.assert_array_equal(quick[0], numbers.astype(np.float32))
+    given_sign, careful_sign = (np.signbit(found[~np.isnan(found)]) for found in (quick[0], numbers))
+    np.testing.assert_array_equal(given_sign, careful_sign)
     if labels is None:
         assert quick[1] is None
     else:

@@ -25,7 +25,7 @@ Features = Float32Array | SparseMatrix
 Divided = tuple[Features, Float64Array | None]
 
 PIECES_AT_ONCE = 16
-OPEN_BYTES_MAX = 96 << 20
+OPEN_BYTES_MAX = 64 << 20
 """What pieces may take while they are read, beyond the first: those of row groups take much more than others."""
 _PARTS = (Part.TRAIN, Part.VALIDATION, Part.TEST)  # in the order of the codes of `split`
 

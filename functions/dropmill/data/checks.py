@@ -23,6 +23,8 @@ MAX_UNPACKED_BYTES = 4 << 30
 MAX_PROBLEMS = PROBLEMS_MAX
 MAX_CLASSES = 1000
 """More distinct labels than this are not classes."""
+MAX_CLASS_CHARACTERS = 200
+"""The longest name of a class, here as in a recipe."""
 BLOCK_BYTES = 16 << 20
 """About as much as a block of rows holds, as float32."""
 

@@ -8,7 +8,6 @@ depend on its neighbours.
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -168,10 +167,7 @@ def _slices(
         return
     with file.open() as source, unpacked(source, file.name, gzipped=layout.gzipped) as stream:
         found = _slices_of_rows(stream, progress, file.name)
-        if layout.header and (first := next(found, None)):
-            found = chain([_behind_names(first, layout, file.name)], found)
-            del first
-        yield from filter(_is_not_blank, found)
+        yield from filter(_is_not_blank, _without_names(found, layout) if layout.header else found)
 
 
 def _is_not_blank(part: lines.Slice) -> bool:
@@ -187,25 +183,27 @@ def _slices_of_rows(stream: Readable, progress: Progress, file_name: str) -> Ite
             data = data.removeprefix(heads.BOM)
         cut = heads.last_row_end(data)
         rest = data[cut:]
-        if len(rest) > lines.MAX_LINE_BYTES:
-            rule = f"no row ends within {lines.MAX_LINE_BYTES >> 20} MB; is a quotation mark left open?"
-            refuse(file_name, rule, row=progress.lines + 1)
+        if len(rest) > lines.MAX_LINE_BYTES or (len(rest) > heads.MAX_ROW_BYTES and b"\n" in rest):
+            refuse(file_name, heads.NO_ROW_END, row=progress.lines + 1)
         if cut:
-            part = lines.Slice(data[:cut], progress.lines + 1)
+            whole = [lines.Slice(data[:cut], progress.lines + 1)]
             progress.lines += data.count(b"\n", 0, cut)
-            del data, read
-            yield part
-            del part
+            del data, read  # as in `lines`, nothing is kept but the rest
+            yield whole.pop()
     if rest:
         yield lines.Slice(rest, progress.lines + 1)
         progress.lines += rest.count(b"\n")
 
 
-def _behind_names(part: lines.Slice, layout: Layout, file_name: str) -> lines.Slice:
+def _without_names(found: Iterator[lines.Slice], layout: Layout) -> Iterator[lines.Slice]:
     """What follows the first row that isn't blank."""
-    names = next(cells.rows(part, layout.delimiter, Problems(file_name, []), quoted_line_ends=True))
-    at = heads.offset_behind(part.data, names.behind - part.first_line)
-    return lines.Slice(part.data[at:], names.behind)
+    for part in found:
+        names = next(cells.rows(part, layout.delimiter, Problems("", []), quoted_line_ends=True), None)
+        if names is not None:
+            at = heads.offset_behind(part.data, names.behind - part.first_line)
+            yield lines.Slice(part.data[at:], names.behind)
+            break
+    yield from found
 
 
 def _refuse_decimal_comma(file_name: str, head: heads.Head, wanted: list[int]) -> None:
@@ -234,6 +232,7 @@ class _Parser:
         self._label = None if layout.label_column is None else names[layout.label_column]
         self._kept = [names[index] for index in layout.kept_columns]
         self._whole_numbers = True
+        self._batch_options: dict[pa.DataType, csv.ConvertOptions] = {}
         self._read_options = csv.ReadOptions(use_threads=False, block_size=_ONE_BLOCK, column_names=names)
 
     def table(self, data: bytes) -> _Table | None:
@@ -274,7 +273,7 @@ class _Parser:
             table = _table(data, options, parse_options, self._convert_options({"0": pa.float64()}))
         if table is None:
             return None
-        numbers = table.column(0).to_numpy().reshape(-1, self._columns)
+        numbers = _numbers(table.column(0).combine_chunks()).reshape(-1, self._columns)
         labels = None
         if self._label is not None:
             labels = _finite(numbers[:, int(self._label)].astype(np.float64))
@@ -288,10 +287,10 @@ class _Parser:
         """The labels as numbers or names of classes; None if only a look at each cell could tell."""
         if self._label is None or not self._is_plain(data):
             return None
-        table = self._parsed(data, {self._label: pa.float64()})
+        table = self._parsed(data, self._convert_options({self._label: pa.float64()}))
         if table is not None:
-            return _finite(table.column(0).to_numpy())
-        table = self._parsed(data, {self._label: _TEXTS})
+            return _finite(_numbers(table.column(0).combine_chunks()))
+        table = self._parsed(data, self._convert_options({self._label: _TEXTS}))
         if table is None:
             return None
         column = table.column(0).combine_chunks()
@@ -299,20 +298,22 @@ class _Parser:
         if any(cells.wrong_with_label(text) for text in texts):
             return None
         known = cells.label_cells(texts)
-        indexes = column.indices.to_numpy()
+        indexes = np.from_dlpack(column.indices)
         return [known[index] for index in indexes] if isinstance(known, list) else known[indexes]
 
     def _batch(self, data: bytes, kind: pa.DataType) -> pa.RecordBatch | None:
         """The features, the label and what is kept; the features are all of one kind."""
-        types = dict.fromkeys(self._features, kind) | dict.fromkeys(self._kept, pa.string())
-        if self._label is not None:
-            types[self._label] = pa.float64() if self.classes is None else _TEXTS
-        table = self._parsed(data, types)
+        if kind not in self._batch_options:  # which are as many as there are columns
+            types = dict.fromkeys(self._features, kind) | dict.fromkeys(self._kept, pa.string())
+            if self._label is not None:
+                types[self._label] = pa.float64() if self.classes is None else _TEXTS
+            self._batch_options[kind] = self._convert_options(types)
+        table = self._parsed(data, self._batch_options[kind])
         return None if table is None or not table.num_rows else table.to_batches()[0]
 
-    def _parsed(self, data: bytes, types: dict[str, pa.DataType]) -> pa.Table | None:
+    def _parsed(self, data: bytes, options: csv.ConvertOptions) -> pa.Table | None:
         parse_options = csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=not self._divided)
-        return _table(data, self._read_options, parse_options, self._convert_options(types))
+        return _table(data, self._read_options, parse_options, options)
 
     def _convert_options(self, types: dict[str, pa.DataType]) -> csv.ConvertOptions:
         return csv.ConvertOptions(
@@ -342,8 +343,8 @@ class _Parser:
 
     def _labels(self, column: pa.Array) -> Float64Array | None:
         if self.classes is None:
-            return _finite(column.to_numpy(zero_copy_only=False))
-        known = self.classes.of(column.dictionary.to_pylist())[column.indices.to_numpy()]
+            return _finite(_numbers(column))
+        known = self.classes.of(column.dictionary.to_pylist())[np.from_dlpack(column.indices)]
         return None if np.isnan(known).any() else known
 
     def _is_plain(self, data: bytes) -> bool:
@@ -373,6 +374,14 @@ def _all_rows_have(data: bytes, columns: int, delimiter: bytes) -> bool:
 def _may_be_whole_numbers(data: bytes) -> bool:
     """Whether it is worth trying; not where integers would be read otherwise: 0x10 is none here, -0 keeps its sign."""
     return not any(mark in data for mark in (b".", b"x", b"X")) and not (b"-" in data and b"-0" in data)
+
+
+def _numbers(column: pa.Array) -> NDArray[Any]:
+    """A column of numbers [n], NaN where a value is missing."""
+    # Not by its `to_numpy`, which loads pandas where that is installed.
+    batch = pa.RecordBatch.from_arrays([column], ["0"])
+    numbers: NDArray[Any] = batch.to_tensor(null_to_nan=column.null_count > 0).to_numpy()
+    return numbers[:, 0]
 
 
 def _finite(labels: Float64Array) -> Float64Array | None:

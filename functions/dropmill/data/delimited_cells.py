@@ -6,6 +6,7 @@ import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -28,6 +29,7 @@ NAN = re.compile(r"[+-]?nan", re.IGNORECASE)
 INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
 MISSING = re.compile(r"n/?a|<na>|#n/a|null|nil|none|missing|\?+|-+|\.+", re.IGNORECASE)
 """How a cell without a value is commonly spelled, besides nothing and NaN."""
+_DIGITS = re.compile(r"[0-9eE.+\- ]*")
 
 TEXT_CELL = "is not a number: mend the cell, or list the column under drop_columns"
 TEXT_LABEL = "is not a number, and a label must be one: mend it, or list the classes under data.classes in the recipe"
@@ -39,6 +41,8 @@ OPEN_QUOTE = (
     " (line ends in cells are read only where all files of the drop have 1 GB or less)"
 )
 UNREADABLE = "can't be read as CSV"
+MAX_CELLS = 1_000_000
+"""More cells in a line are not told apart."""
 
 # A cell may be as long as its line. The limit is the process's, and nothing else here reads CSV.
 csv.field_size_limit(MAX_LINE_BYTES)
@@ -55,29 +59,59 @@ class Row:
 
 def rows(part: Slice, delimiter: str, problems: Problems, *, quoted_line_ends: bool) -> Iterator[Row]:
     """Yield the rows of whole lines; those that can't be read are noted."""
-    lines = part.data.decode("utf-8", "replace").split("\n")
-    step = len(lines) if quoted_line_ends else 1
-    at = 0
-    while at < len(lines):
-        if not quoted_line_ends and lines[at].count('"') % 2:
-            problems.add(OPEN_QUOTE, row=part.first_line + at)
-            yield Row(part.first_line + at, part.first_line + at + 1, None)
-            at += 1
+    text = part.data.decode("utf-8", "replace")
+    lines = _Lines(text, delimiter, part.first_line)
+    while lines.at < len(text):
+        begin, line = lines.at, lines.number
+        if not quoted_line_ends and text.count('"', begin, lines.end()) % 2:
+            problems.add(OPEN_QUOTE, row=line)
+            lines.pass_line()
+            yield Row(line, lines.number, None)
             continue
-        begin = at
-        reader = csv.reader([line + "\n" for line in lines[at : at + step]], delimiter=delimiter, strict=True)
+        reader = csv.reader(lines if quoted_line_ends else islice(lines, 1), delimiter=delimiter, strict=True)
         try:
             for cells in reader:
-                behind = at + reader.line_num
                 if cells and (len(cells) > 1 or cells[0].strip()):
-                    yield Row(part.first_line + begin, part.first_line + behind, cells)
-                begin = behind
-            at += step
+                    yield Row(line, lines.number, cells)
+                begin, line = lines.at, lines.number
         except csv.Error as error:
             reason = "line ends must be LF or CR LF" if "new-line" in str(error) else str(error)
-            problems.add(f"{UNREADABLE}: {reason}", row=part.first_line + begin)
-            yield Row(part.first_line + begin, part.first_line + begin + 1, None)
-            at = begin + 1
+            problems.add(f"{UNREADABLE}: {reason}", row=line)
+            lines.at, lines.number = begin, line
+            lines.pass_line()
+            yield Row(line, lines.number, None)
+
+
+class _Lines:
+    """The lines of a text one by one, from the offset `at` on, which is where the line `number` begins."""
+
+    def __init__(self, text: str, delimiter: str, number: int) -> None:
+        self._text = text
+        self._delimiter = delimiter
+        self.at = 0
+        self.number = number
+
+    def end(self) -> int:
+        """The offset behind the line."""
+        return self._text.find("\n", self.at) + 1 or len(self._text)
+
+    def pass_line(self) -> None:
+        self.at = self.end()
+        self.number += 1
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self.at == len(self._text):
+            raise StopIteration
+        end = self.end()
+        if end - self.at > MAX_CELLS and self._text.count(self._delimiter, self.at, end) >= MAX_CELLS:
+            raise csv.Error(f"a line of more than {MAX_CELLS:,} cells")  # each of which would take memory
+        line = self._text[self.at : end]
+        self.at = end
+        self.number += 1
+        return line if line.endswith("\n") else line + "\n"
 
 
 def numbers(
@@ -94,7 +128,9 @@ def numbers(
         if row.cells is None or not _is_whole(row, layout, problems):
             continue
         before = len(problems.found)
-        values = [_feature(row, index, layout, problems) for index in layout.feature_columns]
+        values = _plain_numbers([row.cells[index] for index in layout.feature_columns])
+        if values is None:
+            values = [_feature(row, index, layout, problems) for index in layout.feature_columns]
         label = None if layout.label_column is None else _label(row, layout, classes, problems)
         if len(problems.found) == before:
             features.extend(values)
@@ -145,6 +181,17 @@ def _is_whole(row: Row, layout: Layout, problems: Problems) -> bool:
         rule = f"the row has {count} cells where the file has {len(layout.columns)} columns"
         problems.add(rule, row=row.line)
     return count == len(layout.columns)
+
+
+def _plain_numbers(cells: Sequence[str]) -> list[float] | None:
+    """The values of cells if there is nothing to note about any; of these characters, `float` takes numbers only."""
+    if not _DIGITS.fullmatch("".join(cells)):
+        return None
+    try:
+        values = [float(cell) for cell in cells]
+    except ValueError:
+        return None
+    return values if all(abs(value) <= FLOAT32_MAX for value in values) else None
 
 
 def _feature(row: Row, index: int, layout: Layout, problems: Problems) -> float:

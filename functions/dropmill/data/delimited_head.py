@@ -18,7 +18,13 @@ from dropmill.recipe import DataOptions
 BOM = b"\xef\xbb\xbf"
 DELIMITERS = (",", "\t", ";", "|")
 
+MAX_ROW_BYTES = 8 << 20
+"""So much of a row may go over several lines. Longer ones are as good as always a mistake, and take much memory."""
+NO_ROW_END = f"no row ends within {MAX_ROW_BYTES >> 20} MB; is a quotation mark left open?"
+
+_BLANK = b" \t\r\v\f\n\""
 _FIRST_BYTES = 64 << 10
+_SCAN_BYTES = 1 << 20
 _SAMPLE_ROWS = 20
 _SAMPLE_CELLS = 20_000
 _WHOLE_NUMBER = re.compile(r"[0-9]+")
@@ -77,11 +83,15 @@ def last_row_end(data: bytes) -> int:
     """The offset behind the last line end that isn't within quotation marks; 0 if there is none."""
     if b'"' not in data:
         return data.rfind(b"\n") + 1
-    codes: NDArray[np.uint8] = np.frombuffer(data, dtype=np.uint8)
-    ends = np.flatnonzero(codes == ord("\n"))
-    quotes_before = np.searchsorted(np.flatnonzero(codes == ord('"')), ends)
-    outside = ends[quotes_before % 2 == 0]
-    return int(outside[-1]) + 1 if len(outside) else 0
+    found, within = 0, False
+    for start in range(0, len(data), _SCAN_BYTES):
+        codes: NDArray[np.uint8] = np.frombuffer(data, np.uint8, min(_SCAN_BYTES, len(data) - start), start)
+        quoted = np.logical_xor.accumulate(codes == ord('"')) ^ within
+        ends = np.flatnonzero((codes == ord("\n")) & ~quoted)
+        if len(ends):
+            found = start + int(ends[-1]) + 1
+        within = bool(quoted[-1])
+    return found
 
 
 def decimal_comma(cell: str) -> bool:
@@ -107,9 +117,12 @@ def _first_lines(stream: Readable, file_name: str, options: DataOptions) -> tupl
         data += more
         if start == 0 and data.startswith(BOM):
             data, start = data[len(BOM) :], len(BOM)
-        cut = last_row_end(data) if more else len(data)
+        end = last_row_end(data)
+        if len(data) - end > MAX_ROW_BYTES and b"\n" in data[end:]:
+            refuse(file_name, NO_ROW_END, row=line + data.count(b"\n", 0, end))
+        cut = end if more else len(data)
         part = Slice(data[:cut], line)
-        if part.data.isspace():
+        if part.data and not part.data.strip(_BLANK):
             start, line, data = start + cut, line + data.count(b"\n", 0, cut), data[cut:]
         elif cut and (not more or len(_rows(part, _delimiter(part, options), Problems(file_name, []), 2)) == 2):
             return part, start

@@ -7,7 +7,7 @@ The label is a column by name or 0-based index, and without one a column named `
 their own, or stand before each row, the recipe need not say it. Labels are numbers, or texts, which are classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -30,6 +30,7 @@ from dropmill.contracts import (
 )
 from dropmill.data import delimited, idx, libsvm
 from dropmill.data.checks import (
+    MAX_CLASS_CHARACTERS,
     MAX_CLASSES,
     LabelValues,
     Problems,
@@ -43,6 +44,7 @@ from dropmill.data.recordio import SparseMatrix
 from dropmill.data.rows import Look, OpenFile, Progress
 from dropmill.data.shards import plan_shards
 from dropmill.errors import InvalidDrop
+from dropmill.labels import number_of
 from dropmill.recipe import DataOptions
 
 SCAN_BYTES_MAX = 1 << 30
@@ -50,6 +52,9 @@ SCAN_BYTES_MAX = 1 << 30
 WHOLE_BYTES_MAX = 2 << 30
 """The largest file that can't be divided: what one Lambda converts within its time."""
 
+_ANOTHER_LABEL = "name another column with data.label in the recipe"
+_LONG_NAME = f"a text of more than {MAX_CLASS_CHARACTERS} characters can't be the name of a class: {_ANOTHER_LABEL}"
+_NOT_UTF8 = "the text of the label is not in UTF-8, so classes can't be told apart: save it as UTF-8"
 _LOOKS_AT_ONCE = 16
 _SAMPLED_PIECES = 64
 
@@ -118,7 +123,8 @@ def _recognised(files: Sequence[DropFile]) -> tuple[FileFormat, bool]:
     for drop, one in zip(files, found, strict=True):
         if one != found[0]:
             names = [f"{'gzipped ' if gzipped else ''}{WORDS[kind]}" for kind, gzipped in (one, found[0])]
-            refuse(drop.file.name, f"is {names[0]}, and {files[0].file.name} is {names[1]}: all files must be alike")
+            rule = f"is {names[0]}, and {files[0].file.name} is {names[1]}: drop files of one format together"
+            refuse(drop.file.name, rule)
     return found[0]
 
 
@@ -191,11 +197,7 @@ def _agreed(looks: Sequence[Look], files: Sequence[DropFile]) -> Layout:
 
 def _quoted_line_ends(files: Sequence[DropFile], looks: Sequence[Look]) -> bool:
     pairs = list(zip(files, looks, strict=True))
-    found = _each(lambda pair: delimited.has_quoted_line_ends(pair[0].file, pair[1]), pairs)
-    for (drop, _), quoted in zip(pairs, found, strict=True):
-        if quoted and drop.file.size > WHOLE_BYTES_MAX:
-            refuse(drop.file.name, f"has line ends within quotation marks, and more than {WHOLE_BYTES_MAX:,} bytes")
-    return any(found)
+    return any(_each(lambda pair: delimited.has_quoted_line_ends(pair[0].file, pair[1]), pairs))
 
 
 def _dropped(drop: DropFile, seen: Look, sources: dict[str, ObjectVersion]) -> DroppedFile:
@@ -245,51 +247,62 @@ def _with_label_values(
         problems.raise_any()
     if not names:
         return layout.model_copy(update={"label_values": numbers.result()})
-    if not numbers.empty or any(_is_number(name) for name in names):
-        _refuse_text_labels(layout, files, dropped, sorted(name for name in names if not _is_number(name)))
-    if len(names) > MAX_CLASSES:
-        refuse(
-            files[0].file.name, f"the label column holds more than {MAX_CLASSES} different texts: which is the label?"
-        )
-    ordered = sorted(names)
-    values = [float(index) for index in range(len(ordered))]
-    return layout.model_copy(update={"classes": ordered, "label_values": values})
+    texts = sorted(name for name in names if number_of(name) is None)
+    if len(texts) > MAX_CLASSES:
+        rule = f"there are more than {MAX_CLASSES} different texts, too many to be classes: {_ANOTHER_LABEL}"
+        refuse(files[0].file.name, rule, column=_label_name(layout))
+    if len(texts) < len(names) or not numbers.empty:
+        # More likely a mistake than a class.
+        said = f"some labels are numbers, but {_some(texts)} {'is' if len(texts) == 1 else 'are'} not"
+        _refuse_labels(layout, files, dropped, texts, f"{said}: mend them, or list all in data.classes of the recipe")
+    for refused, rule in (
+        ([text for text in texts if len(text) > MAX_CLASS_CHARACTERS], _LONG_NAME),
+        ([text for text in texts if "\ufffd" in text], _NOT_UTF8),
+    ):
+        if refused:
+            others = sorted(names.difference(refused)) or None
+            _refuse_labels(layout.model_copy(update={"classes": others}), files, dropped, refused, rule)
+    values = [float(index) for index in range(len(texts))]
+    return layout.model_copy(update={"classes": texts, "label_values": values})
 
 
-def _is_number(name: str) -> bool:
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return True
+def _label_name(layout: Layout) -> str:
+    return shortened("label" if layout.label_column is None else layout.columns[layout.label_column])
 
 
-def _refuse_text_labels(
-    layout: Layout, files: Sequence[DropFile], dropped: Sequence[DroppedFile], texts: Sequence[str]
+def _some(texts: Sequence[str]) -> str:
+    return ", ".join(repr(shortened(text)) for text in texts[:5]) + (", ..." if len(texts) > 5 else "")
+
+
+def _refuse_labels(
+    layout: Layout, files: Sequence[DropFile], dropped: Sequence[DroppedFile], texts: Sequence[str], rule: str
 ) -> NoReturn:
-    """Some labels are numbers and some texts, which is more likely a mistake than a class: say where."""
-    column = shortened("label" if layout.label_column is None else layout.columns[layout.label_column])
+    """Refuse labels of these texts, no classes of the layout: the rule is said with the first row, others follow."""
     problems: list[Problem] = []
     for drop, file in zip(files, dropped, strict=True):
-        found: list[FoundProblem] = []
-        piece = Piece(file=0, start=file.start, end=file.end)
-        progress = Progress(piece.start, piece.start)
-        try:
-            for _ in READERS[layout.format].read(drop.file, file, piece, layout, Problems(file.name, found), progress):
-                pass
-        except TooManyProblems:
-            pass
-        before = file.first_line - 1 if file.unit is Unit.LINES else 0
-        for problem in (one.problem for one in found):
-            if problem.column == column and problem.row is not None:
-                problems.append(problem.model_copy(update={"row": problem.row + before}))
-    shown = ", ".join(repr(shortened(text)) for text in texts[:5]) + (", ..." if len(texts) > 5 else "")
-    advice = f"some labels are numbers, but {shown} {'is' if len(texts) == 1 else 'are'} not: mend them, or list all in"
-    rule = f"{advice} data.classes of the recipe"
+        problems += _rows_of_labels(layout, drop, file, {shortened(text) for text in texts})
     if not problems:
-        refuse(files[0].file.name, rule, column=column)
+        refuse(files[0].file.name, rule, column=_label_name(layout))
     first, *rest = problems[:PROBLEMS_MAX]
     raise InvalidDrop(listed([first.model_copy(update={"value": None, "rule": rule}), *rest]))
+
+
+def _rows_of_labels(layout: Layout, drop: DropFile, file: DroppedFile, shown: Set[str]) -> list[Problem]:
+    """The rows of a file that have one of these labels, as long as other problems leave room for them."""
+    found: list[FoundProblem] = []
+    piece = Piece(file=0, start=file.start, end=file.end)
+    progress = Progress(piece.start, piece.start)
+    try:
+        for _ in READERS[layout.format].read(drop.file, file, piece, layout, Problems(file.name, found), progress):
+            pass
+    except TooManyProblems:
+        pass
+    before = file.first_line - 1 if file.unit is Unit.LINES else 0
+    return [
+        problem.model_copy(update={"row": (problem.row or 0) + before})
+        for problem in (one.problem for one in found)
+        if problem.column == _label_name(layout) and problem.value in shown
+    ]
 
 
 # Missing values
@@ -319,7 +332,7 @@ def _means(files: Sequence[DropFile], dropped: Sequence[DroppedFile], layout: La
         )
         try:
             for some in islice(rows, most):
-                assert not isinstance(some.features, SparseMatrix)
+                assert not isinstance(some.features, SparseMatrix)  # noqa: S101  # said to the type checker
                 total += np.nansum(some.features, axis=0, dtype=np.float64)
                 count += np.count_nonzero(~np.isnan(some.features), axis=0)
         except TooManyProblems:

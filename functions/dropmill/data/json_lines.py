@@ -18,14 +18,16 @@ read line by line, to name what is wrong.
 import json
 import math
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from itertools import chain
 from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import json as arrow_json
 
 from dropmill.contracts import DroppedFile, FileFormat, Layout, Piece, Unit
@@ -53,7 +55,11 @@ from dropmill.recipe import DataOptions
 MAX_LINE_BYTES = 4 << 20
 MAX_LABEL_CHARACTERS = 256
 
-_SLICE_BYTES = 1 << 19
+Int64Array = NDArray[np.int64]
+
+_SLICE_BYTES = 1 << 20
+_KEYS_PER_ROW = 80
+"""With more keys for each row of a slice than this, setting up their columns costs more than reading line by line."""
 _LOOK_LINES = 1000
 _LINE = "line"  # the key under which a line that is an array is parsed
 _FLOAT = pa.float64()
@@ -74,7 +80,7 @@ _ARRAY_LINE = "the line is an array, and the first line is an object: write an o
 class _Columns:
     """Where the values of a line belong: `places` of keys, and of keys that hold an array the first and the number."""
 
-    names: list[str]
+    names: tuple[str, ...]
     places: dict[str, int]
     arrays: dict[str, tuple[int, int]]
     numbered: bool
@@ -84,7 +90,7 @@ class _Columns:
 class _Wanted:
     """What is asked of lines: the columns of features, and the label's if there is one.
 
-    With `any_label` it may be text. `types` is what earlier slices showed of the keys.
+    With `any_label` it may be text. `types` is what earlier slices showed of keys that do not hold numbers.
     """
 
     columns: _Columns
@@ -94,11 +100,6 @@ class _Wanted:
     classes: ClassIndex | None = None
     any_label: bool = False
     types: dict[str, Any] = field(default_factory=dict)
-
-    @cached_property
-    def at(self) -> dict[int, int]:
-        """The place of a column among the features."""
-        return {index: at for at, index in enumerate(self.features)}
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
 
 def label_cells(file: OpenFile, look: Look, problems: Problems) -> Iterator[Float64Array | list[str]]:
     """All labels of a file in order, some at a time: numbers, or texts. Raises TooManyProblems."""
-    wanted = _Wanted(_places(look.layout.columns), [], look.layout.label_column, any_label=True)
+    wanted = _Wanted(_places(tuple(look.layout.columns)), [], look.layout.label_column, any_label=True)
     for part in _slices(file, _all_of(file), Progress(0, 0), gzipped=look.layout.gzipped):
         labels = _table(part, wanted, problems).labels
         if isinstance(labels, np.ndarray):
@@ -156,7 +157,7 @@ def read(
 ) -> Iterator[Rows]:
     """The rows of a piece, as `dropmill.data.rows` says."""
     wanted = _Wanted(
-        columns=_places(layout.columns),
+        columns=_places(tuple(layout.columns)),
         features=layout.feature_columns,
         label=layout.label_column,
         missing=layout.fill is not None,
@@ -246,21 +247,21 @@ def _number(text: str) -> float | _TooLarge:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = {_sound(key): value for key, value in pairs}
     if len(found) != len(pairs):
-        keys = [_sound(key) for key, _ in pairs]
-        raise _KeyTwice(next(key for key in keys if keys.count(key) > 1))
+        raise _KeyTwice(_first_twice([_sound(key) for key, _ in pairs]))
     return found
+
+
+def _first_twice(names: list[str]) -> str:
+    counts = Counter(names)
+    return next(name for name in names if counts[name] > 1)
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_number, parse_float=_number, parse_constant=_Constant)
 
 
 def _sound(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON can spell and UTF-8 can't."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text
+    """With U+FFFD for halves of surrogate pairs, which JSON can spell and UTF-8 can't."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _decoded(line: bytes) -> Any:
@@ -323,17 +324,24 @@ def _columns_of(first: lines.Slice, file_name: str, options: DataOptions) -> lis
             if number and options.missing == "refuse":
                 value = {key: cell for key, cell in value.items() if key in sizes or key in dropped}
             _add_keys(sizes, value, dropped)
+    if not sizes:
+        refuse(file_name, "the first line holds no key, so there is nothing to learn from", row=first.first_line)
+    return _not_too_many(_named(sizes, file_name, first.first_line), file_name, first.first_line)
+
+
+def _named(sizes: dict[str, int | None], file_name: str, row: int) -> list[str]:
     names: list[str] = []
     for key, size in sizes.items():
         names += [f"{key}.{index}" for index in range(size)] if size else [key]
-    if not names:
-        refuse(file_name, "the first lines hold no key, so there is nothing to learn from")
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            refuse(file_name, "two columns have this name: rename one", row=first.first_line, column=shortened(name))
-        seen.add(name)
-    return _not_too_many(names, file_name, first.first_line)
+    if len(set(names)) != len(names):
+        twice = _first_twice(names)
+        refuse(file_name, "two columns have this name: rename one", row=row, column=shortened(twice))
+    columns = _places(tuple(names))
+    for key, size in sizes.items():
+        if size and columns.arrays.get(key, (0, 0))[1] != size:
+            rule = "the values of this array would be called like other columns: rename the key"
+            refuse(file_name, rule, row=row, column=shortened(key))
+    return names
 
 
 def _add_keys(sizes: dict[str, int | None], line: dict[str, Any], dropped: set[str]) -> None:
@@ -358,7 +366,9 @@ def _refuse_first(file_name: str, row: int, line: bytes, error: _Unreadable) -> 
     refuse(file_name, str(error), row=row)
 
 
-def _places(names: list[str]) -> _Columns:
+@lru_cache(maxsize=2)
+def _places(names: tuple[str, ...]) -> _Columns:
+    """Shared by all pieces that are read: there may be many columns."""
     places = {name: index for index, name in enumerate(names)}
     arrays = {}
     for index, name in enumerate(names):
@@ -368,7 +378,7 @@ def _places(names: list[str]) -> _Columns:
             while index + count < len(names) and names[index + count] == f"{key}.{count}":
                 count += 1
             arrays[key] = index, count
-    return _Columns(names, places, arrays, numbered=names == numbered(len(names)))
+    return _Columns(names, places, arrays, numbered=list(names) == numbered(len(names)))
 
 
 # Whole slices
@@ -393,7 +403,10 @@ def _parse(data: bytes, wanted: _Wanted) -> _Table | None:
         prefix = b'{"%s":' % _LINE.encode()
         data = prefix + data.replace(b"\n", b"}\n" + prefix) + b"}"
     else:
-        schema, arrays = _schema(data.partition(b"\n")[0], wanted), wanted.columns.arrays
+        first = data.partition(b"\n")[0]
+        if first.count(b'":') > _KEYS_PER_ROW * count:
+            return None
+        schema, arrays = _schema(first, wanted), wanted.columns.arrays
         if schema is None:
             return None
     try:
@@ -424,9 +437,13 @@ def _schema(line: bytes, wanted: _Wanted) -> Any:
         if key not in columns.places and key not in columns.arrays:
             return None
         first, count = columns.arrays.get(key) or (columns.places[key], 1)
+        if not covered.isdisjoint(range(first, first + count)):
+            return None
         covered.update(range(first, first + count))
         kind = _type_of(cell)
-        if kind is not None:
+        if kind == (_FLOATS if key in columns.arrays else _FLOAT):
+            types.pop(key, None)
+        elif kind is not None:
             types[key] = kind
     for key, (first, count) in columns.arrays.items():
         if covered.isdisjoint(range(first, first + count)):
@@ -450,11 +467,11 @@ def _taken(batch: Any, arrays: dict[str, tuple[int, int]], wanted: _Wanted) -> _
     """The rows of a parsed slice; None if there is something wrong with any."""
     columns = np.array(wanted.features, dtype=np.int64)
     places = wanted.columns.places
-    singles = [(places[key], key) for key in batch.schema.names if key not in arrays]
-    features = _singles(batch, [single for single in singles if single[0] in wanted.at], wanted)
+    singles = [key for key in batch.schema.names if key not in arrays]
+    features = _singles(batch, singles, columns, places)
     if features is None:
         return None
-    labels = _label_cells(batch, [key for index, key in singles if index == wanted.label])
+    labels = _label_cells(batch, [key for key in singles if places[key] == wanted.label])
     for key in [key for key in batch.schema.names if key in arrays]:
         first, count = arrays[key]
         cells = _array_cells(batch[key], count)
@@ -474,23 +491,22 @@ def _taken(batch: Any, arrays: dict[str, tuple[int, int]], wanted: _Wanted) -> _
     return _Table(features, labels, batch.num_rows)
 
 
-def _singles(batch: Any, found: list[tuple[int, str]], wanted: _Wanted) -> Float64Array | None:
-    """The features [n, d] with those filled in that are columns of their own; None if one holds no numbers."""
-    taken = batch.select([key for _, key in found])
+def _singles(batch: Any, keys: list[str], columns: Int64Array, places: dict[str, int]) -> Float64Array | None:
+    """Features [n, columns] with those filled in whose keys are given; None if one of them holds no numbers."""
+    indexes = np.array([places[key] for key in keys], dtype=np.int64)
+    chosen = np.isin(indexes, columns)
+    taken = batch.select([key for key, given in zip(keys, chosen.tolist(), strict=True) if given])
     for index, kind in enumerate(taken.schema.types):
         if pa.types.is_boolean(kind):
             taken = taken.set_column(index, taken.schema.names[index], taken.column(index).cast(_FLOAT))
         elif not pa.types.is_floating(kind):
             return None
-    shape = batch.num_rows, len(wanted.features)
-    places = [wanted.at[index] for index, _ in found]
-    if not places:
-        return np.empty(shape, dtype=np.float64)
-    cells: Float64Array = taken.to_tensor(null_to_nan=True, row_major=True).to_numpy()
-    if places == list(range(shape[1])):
-        return cells
-    features = np.empty(shape, dtype=np.float64)
-    features[:, places] = cells
+    features = np.empty((batch.num_rows, len(columns)), dtype=np.float64)
+    if chosen.any():
+        cells: Float64Array = taken.to_tensor(null_to_nan=True, row_major=True).to_numpy()
+        if np.array_equal(indexes[chosen], columns):
+            return cells
+        features[:, np.searchsorted(columns, indexes[chosen])] = cells
     return features
 
 
@@ -516,7 +532,8 @@ def _array_cells(rows: Any, count: int) -> Float64Array | None:
 
 
 def _numbers(cells: Any) -> Float64Array:
-    """A column [n] with NaN where a value is missing. Not by its `to_numpy`, which loads pandas where it is installed."""
+    """A column [n], NaN where a value is missing."""
+    # Not by its `to_numpy`, which loads pandas where that is installed.
     batch = pa.RecordBatch.from_arrays([cells], ["cells"])
     numbers: Float64Array = batch.to_tensor(null_to_nan=True).to_numpy()
     return numbers.reshape(-1)
@@ -673,6 +690,7 @@ def _label(cell: Any, row: int, wanted: _Wanted, problems: Problems) -> float | 
     value, rule = _wrong_with(cell)
     if isinstance(cell, str) and not isinstance(cell, _Constant | _TooLarge):
         cell = _sound(cell)
+        value = cell if cell.strip() else None
         values = _label_values([cell], wanted)
         rule = _wrong_with_text_label(cell) or (TEXT_LABEL if wanted.classes is None else UNKNOWN_CLASS)
     elif isinstance(cell, float) and abs(cell) <= FLOAT32_MAX:

@@ -249,7 +249,7 @@ def _parse_pairs(data: bytes, count: int) -> tuple[Int64Array, Float64Array] | N
         return None
     # Not by `to_numpy`, which loads pandas where that is installed.
     indexes, values = (np.from_dlpack(column.combine_chunks()) for column in table.columns)
-    return indexes.astype(np.int64), values
+    return indexes.astype(np.int64), values.astype(np.float64, copy=False)
 
 
 def _checked_at_once(found: _Lines, rules: _Rules) -> _Checked | None:

@@ -49,13 +49,16 @@ from dropmill.recipe import DataOptions
 MAX_DIRECTORY_BYTES = 16 << 20
 FETCHED_BYTES = 64 << 20
 """Of a row group as it is stored: up to so much is fetched at once."""
+STREAMED_BYTES = 24 << 20
+"""Of a larger row group: the windows of all columns together."""
 BATCH_BYTES = 4 << 20
 """About as much as is decoded at a time, as float32: pyarrow takes its time for each column of each batch."""
 
+_KEPT_DIRECTORY_BYTES = 1 << 20
 _TAIL_BYTES = 8
 _MAGIC = b"PAR1"
 _ENCRYPTED_MAGIC = b"PARE"
-_WINDOW_BYTES = (64 << 10, 1 << 20)
+_WINDOW_BYTES = (32 << 10, 1 << 20)
 _BATCH_ROWS_MIN = 16
 _OPEN_PAGES_BYTES = 2 << 20  # of a column: a dictionary and a page, as large as most writers make them
 _LABEL_ROWS = 1 << 16
@@ -87,6 +90,10 @@ _in_use: "WeakValueDictionary[bytes, _Directory]" = WeakValueDictionary()
 """The directories that are in use: pieces of one file share one, which may take 100 MB."""
 
 
+_latest: list[_Directory] = []
+"""The last that was used, unless it is large: the next piece is likely to be of the same file."""
+
+
 def _directory(stream: BinaryIO, file: OpenFile) -> _Directory:
     if file.size < len(_MAGIC) + _TAIL_BYTES:
         refuse(file.name, f"the Parquet file is cut off: {DAMAGED}")
@@ -104,7 +111,10 @@ def _directory(stream: BinaryIO, file: OpenFile) -> _Directory:
     stream.seek(file.size - _TAIL_BYTES - length)
     data = stream.read(length)
     digest = hashlib.sha256(data).digest()
-    return _in_use.get(digest) or _in_use.setdefault(digest, _parsed(data, file))
+    found = _in_use.get(digest) or _in_use.setdefault(digest, _parsed(data, file))
+    if length <= _KEPT_DIRECTORY_BYTES:
+        _latest[:] = [found]
+    return found
 
 
 def _parsed(data: bytes, file: OpenFile) -> _Directory:
@@ -317,7 +327,7 @@ def _batches(
                 pa.PythonFile(CheckedFile(stream, file.name, directory.start, chunks), "r"),
                 metadata=directory.metadata,
                 read_dictionary=[columns.label] if columns.text_label else None,
-                buffer_size=0 if fetched else min(max(FETCHED_BYTES // len(chunks), low), high),
+                buffer_size=0 if fetched else min(max(STREAMED_BYTES // len(chunks), low), high),
                 pre_buffer=False,
                 **_LIMITS,
             )

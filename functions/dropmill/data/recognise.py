@@ -44,7 +44,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_MARK = b"\xef\xbb\xbf"
 _PICKLE = b"\x80"  # the instruction that names the protocol; no text begins with it
 _IDX = re.compile(rb"\0\0[\x08\x09\x0b-\x0e][\x01-\x08]", re.DOTALL)
-_LIBSVM_LINE = re.compile(rb"[^\s,:]+(?:[ \t]+[0-9]+:[^\s:]+)+[ \t]*(?:#.*)?\r?")
+_LIBSVM_LINE = re.compile(rb"[^\s,:]+(?:[ \t]+[0-9]+:[^\s,;:]+)+[ \t]*(?:#.*)?\r?")
 
 
 def recognise(file: OpenFile) -> tuple[FileFormat, bool]:
