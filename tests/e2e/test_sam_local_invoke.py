@@ -185,6 +185,11 @@ def test_a_run_by_hand(invoke: Invoke, digits: None, client: Callable[[str], Any
     assert invoke("resume_task") is None
     model = invoke("create_model")["model"]
     assert sagemaker.describe_model(ModelName=model)["ModelName"] == model
+    assert invoke("launch_transform") is None
+    (transform,) = sagemaker.list_transform_jobs()["TransformJobSummaries"]
+    sagemaker.get_waiter("transform_job_completed_or_stopped").wait(
+        TransformJobName=transform["TransformJobName"], WaiterConfig={"Delay": 1, "MaxAttempts": 60}
+    )
     assert invoke("deploy_endpoint") is None
     (endpoint,) = sagemaker.list_endpoints()["Endpoints"]
     sagemaker.get_waiter("endpoint_in_service").wait(

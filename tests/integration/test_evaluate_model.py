@@ -33,6 +33,7 @@ from dropmill.contracts import (
     SealedPart,
     ServedModel,
     Task,
+    TransformedRows,
 )
 from dropmill.data import recordio
 from dropmill.data.recordio import SparseMatrix
@@ -486,3 +487,134 @@ def test_without_test_rows_there_is_nothing_to_judge(bucket, monkeypatch):
     ask(monkeypatch, echo)
     with pytest.raises(PredictionFailed, match=r"points\.csv left no rows"):
         evaluate_model(request())
+
+
+CHAMPION = {
+    "champion_model": "c",
+    "champion": "arn:aws:sagemaker:us-east-1:123456789012:model-package/digits/1",
+    "champion_version": 4,
+    "champion_run": "digits-fedcba987654",
+    "champion_algorithm": "linear-learner",
+}
+
+
+def transformed(predictions: Sequence[Sequence[dict[str, Any]]], prefix: str = "transform") -> TransformedRows:
+    """What a transform job leaves: an object for each file of the test part, an answer on each line."""
+    for number, answers in enumerate(predictions):
+        lines = "".join(json.dumps(answer) + "\n" for answer in answers)
+        storage.write_object(f"work/{RUN}/{prefix}/part-{number:05}.pbr.out", lines.encode())
+    return TransformedRows(transform_job=f"the-{prefix}", output=f"s3://{BUCKET}/work/{RUN}/{prefix}")
+
+
+def scored(*numbers: float) -> list[dict[str, Any]]:
+    return [{"score": number} for number in numbers]
+
+
+def looked_up(**more: Any) -> EvaluateInput:
+    return EvaluateInput(run_id=RUN, model=CreatedModel(model="m", **more))
+
+
+def test_answers_of_a_transform_meet_their_rows(bucket, monkeypatch):
+    monkeypatch.setattr(module, "READ_BYTES", 1000)
+    monkeypatch.setattr(module, "REQUEST_ROWS_MAX", 7)
+    prepare(Task.REGRESSION, [numbered(101), numbered(1, 101), numbered(20, 102)])
+    transform = transformed([scored(*range(101)), scored(101), scored(*range(102, 122))])
+    evaluation = evaluate_model(looked_up(transform=transform))
+    assert (evaluation.rows, evaluation.metrics["mae"]) == (122, 0)
+    assert metrics_document().champion is None
+
+
+def test_a_sample_is_the_same_by_transform(bucket, monkeypatch):
+    monkeypatch.setattr(module, "READ_BYTES", 1000)
+    prepare(Task.REGRESSION, [numbered(300), numbered(200, 300)], max_rows=60)
+    off = np.random.default_rng(3).normal(size=500)
+    ask(monkeypatch, lambda rows: {"predictions": scored(*(row[0] + off[int(row[0])] for row in rows.tolist()))})
+    asked = evaluate_model(request()).metrics
+    answers = scored(*(number + off[number] for number in range(500)))
+    evaluation = evaluate_model(looked_up(transform=transformed([answers[:300], answers[300:]])))
+    assert evaluation.rows == 60
+    assert evaluation.metrics == asked
+    assert metrics_document().sampled_from == 500
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([scored(0, 1), scored(3, 4)], "did not answer each test row once"),
+        ([scored(0, 1, 2, 3), scored(3, 4)], "did not answer each test row once"),
+        ([scored(0, 1, 2), scored(3, 4, 5)], "did not answer each test row once"),
+        ([scored(0, 1, 2), scored(3)], "did not answer each test row once"),
+        ([scored(0, 1, 2)], "has left no answers at"),
+        ([scored(0, 1, 2), [{"score": float("nan")}, {"score": 4}]], "can't be read"),
+    ],
+)
+def test_answers_that_are_not_one_for_each_row_are_refused(bucket, answers, said):
+    prepare(Task.REGRESSION, [numbered(3), numbered(2, 3)])
+    with pytest.raises(PredictionFailed, match=said) as caught:
+        evaluate_model(looked_up(transform=transformed(answers)))
+    assert "the-transform" in str(caught.value)
+    with pytest.raises(storage.MissingDocument):
+        metrics_document()
+
+
+def test_sparse_rows_meet_the_answers_of_a_transform(bucket, monkeypatch):
+    monkeypatch.setattr(module, "READ_BYTES", 5000)
+    prepare(Task.REGRESSION, [sparse_rows(300), sparse_rows(151, 300)])
+    transform = transformed([scored(*range(300)), scored(*range(300, 451))])
+    evaluation = evaluate_model(looked_up(transform=transform))
+    assert (evaluation.rows, evaluation.metrics["mae"]) == (451, 0)
+
+
+def test_the_champions_answers_are_judged_on_the_same_rows(bucket, monkeypatch):
+    prepare(Task.REGRESSION, [numbered(40), numbered(60, 40)], max_rows=50)
+    rows = transformed([scored(*range(40)), scored(*range(40, 100))])
+    other = transformed([scored(*range(1, 41)), scored(*range(41, 101))], "champion-transform")
+    evaluate_model(looked_up(transform=rows, champion_transform=other, **CHAMPION))
+    document = metrics_document()
+    assert document.metrics["mae"] == 0
+    assert document.champion is not None
+    assert document.champion.metrics["mae"] == 1
+    assert (document.champion.package, document.champion.run_id) == (CHAMPION["champion"], CHAMPION["champion_run"])
+    page = boto3.client("s3").get_object(Bucket=BUCKET, Key=naming.report_key(RUN))["Body"].read().decode()
+    assert "the-champion-transform" in page
+    assert "this model, by 1" in page
+
+
+def test_each_variant_is_asked_about_the_same_rows(bucket, monkeypatch):
+    monkeypatch.setattr(module, "REQUEST_ROWS_MAX", 7)
+    prepare(Task.CLUSTERING, [numbered(90)])
+    asked: dict[str, list[float]] = {"AllTraffic": [], "Champion": []}
+    lock = Lock()
+
+    class Variants:
+        def invoke_endpoint(self, **sent: Any) -> dict[str, Any]:
+            features, labels = recordio.read(sent["Body"])
+            assert labels is None
+            with lock:
+                asked[sent["TargetVariant"]] += features[:, 0].tolist()
+            # The champion has a cluster more than this model may have.
+            cluster, distance = (3.0, 2.0) if sent["TargetVariant"] == "Champion" else (2.0, 1.0)
+            answers = [{"closest_cluster": cluster, "distance_to_cluster": distance}] * len(features)
+            body = json.dumps({"predictions": answers}).encode()
+            return {"Body": io.BytesIO(body), "ContentType": "application/json"}
+
+    monkeypatch.setattr(aws, "sagemaker_runtime", Variants)
+    more = {**CHAMPION, "champion_algorithm": "kmeans"}
+    evaluate_model(looked_up(endpoint=ServedModel(endpoint="e"), **more))
+    assert sorted(asked["AllTraffic"]) == sorted(asked["Champion"]) == list(range(90))
+    document = metrics_document()
+    assert document.metrics == {"msd": 1.0}
+    assert document.champion is not None
+    assert document.champion.metrics == {"msd": 4.0}
+
+
+def test_a_champion_that_can_not_be_compared_is_told(bucket, monkeypatch):
+    prepare(Task.REGRESSION, [numbered(4)])
+    ask(monkeypatch, echo)
+    reason = "the champion takes 7 features, this model 4"
+    known = {**CHAMPION, "champion_model": None, "champion_algorithm": None, "incomparable": reason}
+    evaluate_model(looked_up(endpoint=ServedModel(endpoint="e"), **known))
+    document = metrics_document()
+    assert (document.champion, document.incomparable) == (None, reason)
+    page = boto3.client("s3").get_object(Bucket=BUCKET, Key=naming.report_key(RUN))["Body"].read().decode()
+    assert f"could not be put to these rows: {reason}." in page

@@ -93,6 +93,26 @@ def test_a_transform_finds_the_metrics_of_an_endpoint(stand: Any, kind: str) -> 
     assert call.request["TransformJobName"] in report(stand, transformed)
 
 
+def test_sparse_rows_are_transformed_sparse(stand: Any) -> None:
+    """Thousands of columns with few values: the test part is sparse, and labelled."""
+    random = np.random.default_rng(9)
+    lines = []
+    for number in range(500):
+        label = number % 2
+        columns = np.unique(np.concatenate((random.integers(1, 40, 3) + 40 * label, random.integers(100, 60_000, 4))))
+        lines.append(f"{label} " + " ".join(f"{column}:{random.normal() + 2:.3f}" for column in columns))
+    body = "\n".join([*lines, ""]).encode()
+    recipe = "algorithm: factorization-machines\nhyperparameters: {num_factors: 4, epochs: 5, mini_batch_size: 50}\n"
+    stand.recipe("sparse-asked", recipe)
+    stand.recipe("sparse-transformed", recipe + TRANSFORMED)
+    asked, transformed = (
+        succeeded(stand, name, body, "points.libsvm") for name in ("sparse-asked", "sparse-transformed")
+    )
+    plan = document(stand, transformed, "plan")
+    assert plan["layout"]["sparse_columns"] is not None
+    assert document(stand, asked, "metrics") == document(stand, transformed, "metrics")
+
+
 def champion_of(stand: Any, recipe: str) -> dict[str, Any]:
     item = stand.client("dynamodb").get_item(
         TableName=stand.stack.outputs["LedgerTable"],

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from dropmill.contracts import (
+    ChampionMetrics,
+    CreatedModel,
     DroppedFile,
     FileFormat,
     Layout,
@@ -20,6 +22,7 @@ from dropmill.contracts import (
     SealedPart,
     Task,
     TrainedModel,
+    TransformedRows,
 )
 from dropmill.evaluation.judging import Cluster, Gallery, Judged
 from dropmill.evaluation.report import notes, render
@@ -363,3 +366,56 @@ def test_many_classes_do_not_make_a_page_of_megabytes():
     html = render(plan(Task.MULTICLASS), dataset(), judged)
     assert len(html) < 1_000_000
     assert "The 200 weakest classes" in html
+
+
+def test_the_champion_stands_beside_the_model():
+    judged = classified([[80, 2], [1, 17]], ["not 0", "0"])
+    package = "arn:aws:sagemaker:us-east-1:123456789012:model-package/digits/3"
+    model = CreatedModel(
+        model="m", champion=package, champion_version=1, champion_run="digits-2", champion_model="<script>"
+    )
+    other = {**judged.metrics, "accuracy": judged.metrics["accuracy"] - 0.125, "recall": 1.0}
+    del other["precision"]
+    champion = ChampionMetrics(package=package, run_id="digits-2", metrics=other)
+    page = Page(render(plan(Task.BINARY), dataset(), judged, model=model, champion=champion))
+    assert page.unclosed == []
+    assert f"The champion is model package {package}, of run digits-2." in page.text
+    assert "Both were judged on the same 100 rows." in page.text
+    assert "this model, by 0.125" in page.text
+    assert "the champion, by" in page.text
+    assert "equal" in page.text
+    assert "only one of them could be measured" in page.text
+
+
+def test_lower_errors_are_better_against_the_champion():
+    judged = Judged(task=Task.REGRESSION, rows=200, metrics={"rmse": 2.0, "mae": 1.0, "r2": 0.5})
+    model = CreatedModel(model="m", champion="arn", champion_version=1, champion_run="digits-2")
+    champion = ChampionMetrics(package="arn", run_id="digits-2", metrics={"rmse": 2.5, "mae": 0.5, "r2": 0.5})
+    text = Page(render(plan(Task.REGRESSION), dataset(), judged, model=model, champion=champion)).text
+    assert "this model, by 0.5" in text
+    assert "the champion, by 0.5" in text
+
+
+def test_without_a_champion_there_is_nothing_to_compare():
+    html = render(
+        plan(Task.BINARY), dataset(), classified([[80, 2], [1, 17]], ["no", "yes"]), model=CreatedModel(model="m")
+    )
+    assert "Against the champion" not in html
+    assert "Batch transform" not in html
+
+
+def test_the_transform_jobs_are_told():
+    job = TransformedRows(transform_job="digits-xform-1", output="s3://b/work/<i>/transform", billable_seconds=1234)
+    page = Page(
+        render(
+            plan(Task.BINARY),
+            dataset(),
+            classified([[80, 2], [1, 17]], ["no", "yes"]),
+            model=CreatedModel(model="m", transform=job),
+        )
+    )
+    assert page.unclosed == []
+    assert "digits-xform-1" in page.text
+    assert "1,234" in page.text
+    assert "s3://b/work/<i>/transform" in page.text
+    assert "1 × ml.m5.large" in page.text

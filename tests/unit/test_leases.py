@@ -15,6 +15,7 @@ from dropmill.ledger import LeaseState, Outcome, Run
 from dropmill.resources import Observed, Presence, Resource
 
 RUN = "digits-0123456789ab"
+JOBS = ("training", "transform", "champion-transform")
 
 
 def client_error(code: str, message: str = "no") -> ClientError:
@@ -35,7 +36,7 @@ class FakeSageMaker:
             if (step, name) in self.observed:
                 raise client_error("ResourceInUse", "already exists")
             self.created.append((step, name))
-            settled = step in ("model", "endpoint-config")
+            settled = step in ("model", "champion-model", "endpoint-config")
             self.observed[step, name] = Observed(Presence.SETTLED if settled else Presence.PENDING)
             then()
 
@@ -46,7 +47,7 @@ class FakeSageMaker:
 
     def end(self, step: str, name: str) -> None:
         self.ended.append((step, name))
-        if step == "training":
+        if step in JOBS:
             self.observed[step, name] = Observed(Presence.SETTLED)
         elif not self.refuse_delete:
             self.observed.pop((step, name), None)
@@ -85,9 +86,9 @@ def sagemaker(ledger_table: str, monkeypatch: pytest.MonkeyPatch) -> FakeSageMak
             kind=step,
             describe=lambda name, step=step: fake.describe(step, name),
             end=lambda name, step=step: fake.end(step, name),
-            ends_by_itself=step == "training",
+            ends_by_itself=step in JOBS,
         )
-        for step in ("training", "model", "endpoint-config", "endpoint")
+        for step in (*JOBS, "model", "champion-model", "endpoint-config", "endpoint")
     }
     monkeypatch.setattr(leases, "RESOURCES", resources)
     drop = ObjectVersion(bucket="drops", key="drops/digits/digits.csv", version_id="v1", size=1)
@@ -110,9 +111,22 @@ def bus(monkeypatch: pytest.MonkeyPatch) -> Bus:
 
 
 def launch(
-    sagemaker: FakeSageMaker, step: Any, token: str | None = None, then: Callable[[], object] = lambda: None
+    sagemaker: FakeSageMaker,
+    step: Any,
+    token: str | None = None,
+    then: Callable[[], object] = lambda: None,
+    round_: int = 1,
 ) -> str:
-    return leases.launch(RUN, "digits", step, lifetime_seconds=3600, create=sagemaker.creator(step, then), token=token)
+    return leases.launch(
+        RUN,
+        "digits",
+        step,
+        lifetime_seconds=3600,
+        create=sagemaker.creator(step, then),
+        token=token,
+        token_order=1000 * (round_ - 1),
+        round=round_,
+    )
 
 
 def lease_of(step: Any) -> ledger.Lease:
@@ -598,3 +612,163 @@ def test_a_run_is_opened_once_and_listed_newest_first(sagemaker: FakeSageMaker) 
     found = ledger.find_run(RUN)
     assert found is not None
     assert (found.status, found.error, found.metrics) == (RunStatus.FAILED, "JobFailed", {"f1": 0.5})
+
+
+SERVED = ("model", "champion-model", "endpoint-config", "endpoint")
+
+
+def serve(sagemaker: FakeSageMaker, round_: int = 1) -> list[str]:
+    return [launch(sagemaker, step, round_=round_) for step in SERVED]
+
+
+def test_a_later_round_makes_new_resources(sagemaker: FakeSageMaker) -> None:
+    first = serve(sagemaker)
+    assert leases.close_leases(RUN, int(time.time())) == []
+    second = serve(sagemaker, 2)
+    assert [name[-2:] for name in first + second] == ["-1"] * 4 + ["-2"] * 4
+    assert [name for _, name in sagemaker.created] == first + second
+    assert {(lease_of(step).round, lease_of(step).attempt, lease_of(step).state) for step in SERVED} == {
+        (2, 2, LeaseState.CREATED)
+    }
+    assert leases.close_leases(RUN, int(time.time())) == []
+    assert sagemaker.observed == {}
+
+
+def test_a_later_round_has_a_job_answer_anew(sagemaker: FakeSageMaker, answers: Answers) -> None:
+    first = launch(sagemaker, "champion-transform", "token-1")
+    sagemaker.observed["champion-transform", first] = Observed(Presence.SETTLED, billable_seconds=40)
+    look("champion-transform")
+    second = launch(sagemaker, "champion-transform", "token-2", round_=2)
+    assert second != first
+    sagemaker.observed["champion-transform", second] = Observed(Presence.SETTLED, billable_seconds=2)
+    look("champion-transform")
+    assert lease_of("champion-transform").billable_seconds == 42, "both were paid for"
+
+
+def test_a_job_that_serves_all_rounds_is_adopted(sagemaker: FakeSageMaker, answers: Answers, bus: Bus) -> None:
+    name = launch(sagemaker, "transform", "token-1")
+    sagemaker.observed["transform", name] = trained(name)
+    look("transform")
+    again = leases.launch(
+        RUN,
+        "digits",
+        "transform",
+        lifetime_seconds=3600,
+        create=sagemaker.creator("transform"),
+        token="token-2",
+        token_order=2000,
+    )
+    assert again == name
+    look("transform")
+    assert [token for token, _, _ in answers.sent] == ["token-1", "token-2"]
+    assert len(sagemaker.created) == 1
+
+
+@pytest.mark.parametrize("step", ["model", "endpoint", "champion-transform"])
+@pytest.mark.parametrize("ended", [False, True])
+def test_an_earlier_rounds_invocation_makes_nothing(sagemaker: FakeSageMaker, step: str, ended: bool) -> None:
+    launch(sagemaker, step, "token-1")
+    leases.close_leases(RUN, int(time.time()))
+    name = launch(sagemaker, step, "token-2", round_=2)
+    if ended:
+        leases.close_leases(RUN, int(time.time()))
+    with pytest.raises(StillClosing, match="later round"):
+        launch(sagemaker, step, "token-1")
+    lease = lease_of(step)
+    assert (lease.name, lease.round, lease.token) == (name, 2, "token-2")
+    assert len(sagemaker.created) == 2
+
+
+def test_an_earlier_round_that_loses_the_race_makes_nothing(
+    sagemaker: FakeSageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It read the lease of its own round, closed as never created, just before the next round wrote its own."""
+    launch(sagemaker, "endpoint", "token-1")
+    sagemaker.observed.clear()
+    ledger.mark_closed(lease_of("endpoint"), Outcome.NEVER_CREATED)
+    intend = ledger.intend
+    overtaken: list[str] = []
+
+    def overtake(lease: ledger.Lease) -> None:
+        if not overtaken:
+            overtaken.append("")
+            overtaken[0] = launch(sagemaker, "endpoint", "token-2", round_=2)
+        intend(lease)
+
+    monkeypatch.setattr(ledger, "intend", overtake)
+    with pytest.raises(StillClosing, match="later round"):
+        launch(sagemaker, "endpoint", "token-1")
+    assert sagemaker.created[1:] == [("endpoint", overtaken[0])]
+
+
+def test_a_later_round_takes_down_what_an_earlier_one_left(sagemaker: FakeSageMaker) -> None:
+    serve(sagemaker)
+    leases.keep_endpoint(RUN, int(time.time()) + 7200)
+    sagemaker.refuse_delete = True
+    with pytest.raises(StillClosing):
+        leases.end_earlier_rounds(RUN, 2)
+    with pytest.raises(StillClosing, match="earlier round"):
+        launch(sagemaker, "endpoint", "token-2", round_=2)
+    sagemaker.refuse_delete = False
+    leases.end_earlier_rounds(RUN, 2)
+    assert sagemaker.observed == {}
+    serve(sagemaker, 2)
+    leases.end_earlier_rounds(RUN, 2)
+    assert len(sagemaker.observed) == 4, "its own round's stay"
+
+
+def test_what_is_kept_stays_until_its_deadline(sagemaker: FakeSageMaker, answers: Answers) -> None:
+    serve(sagemaker)
+    launch(sagemaker, "champion-transform")
+    now = int(time.time())
+    deadline = now + 7200
+    leases.keep_endpoint(RUN, deadline)
+    assert leases.close_leases(RUN, now) == []
+    assert [step for step, _ in sagemaker.ended] == ["champion-transform"], "jobs are never kept"
+    ledger.close_run(RUN)
+    assert leases.close_leases(RUN, now) == []
+    for step in SERVED:
+        look(step, deadline - 1)
+    served = {step for step, _ in sagemaker.observed} - set(JOBS)
+    assert served == set(SERVED)
+    assert open_steps() == set(SERVED)
+
+    for step in reversed(SERVED):
+        look(step, deadline)
+        look(step, deadline)
+    assert {step for step, _ in sagemaker.observed} == {"champion-transform"}
+    assert open_steps() == set()
+    assert lease_of("endpoint").outcome is Outcome.RELEASED
+    seconds = lease_of("endpoint").billable_seconds
+    assert seconds is not None
+    assert 7195 <= seconds <= 7200
+    assert lease_of("model").billable_seconds is None
+
+
+def test_what_is_kept_goes_with_a_run_that_did_not_go_well(sagemaker: FakeSageMaker) -> None:
+    serve(sagemaker)
+    now = int(time.time())
+    leases.keep_endpoint(RUN, now + 7200)
+    assert leases.close_leases(RUN, now, kept_too=True) == []
+    assert sagemaker.observed == {}
+
+
+def test_a_deadline_is_set_once(sagemaker: FakeSageMaker) -> None:
+    launch(sagemaker, "endpoint", "token-1")
+    deadline = int(time.time()) + 7200
+    leases.keep_endpoint(RUN, deadline)
+    leases.keep_endpoint(RUN, deadline + 60)
+    with pytest.raises(StillClosing, match="kept"):
+        launch(sagemaker, "endpoint", "token-2")
+    assert (lease_of("endpoint").deadline, lease_of("endpoint").token) == (deadline, "token-1")
+
+
+def test_what_is_closing_is_not_kept(sagemaker: FakeSageMaker) -> None:
+    launch(sagemaker, "endpoint")
+    sagemaker.refuse_delete = True
+    now = int(time.time())
+    leases.close_leases(RUN, now)
+    leases.keep_endpoint(RUN, now + 7200)
+    sagemaker.refuse_delete = False
+    assert leases.close_leases(RUN, now) == []
+    assert sagemaker.observed == {}
