@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints
 
 from dropmill.errors import several
 from dropmill.naming import folder_of_drop
-from dropmill.recipe import Recipe
+from dropmill.recipe import RECIPE_NAME, RECIPE_NAME_MAX, Recipe
 
 RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](-?[a-z0-9])*$", max_length=80)]
+RecipeName = Annotated[str, StringConstraints(pattern=f"^{RECIPE_NAME.pattern}$", max_length=RECIPE_NAME_MAX)]
 BucketName = Annotated[str, StringConstraints(min_length=3, max_length=63)]
 ObjectKey = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 TaskToken = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
@@ -81,7 +82,7 @@ class BatchInput(Contract):
     """The input of an execution of the scoring workflow. Its run id, the batch's, is the execution's name."""
 
     run_id: RunId
-    recipe: str
+    recipe: RecipeName
 
 
 class ClaimInput(BatchInput):

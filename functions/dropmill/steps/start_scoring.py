@@ -6,7 +6,7 @@ from datetime import datetime
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from dropmill import aws
-from dropmill.contracts import BatchInput, StartedBatch, StartedBatches
+from dropmill.contracts import BatchInput, RecipeName, StartedBatch, StartedBatches
 from dropmill.naming import batch_id
 from dropmill.recipe import RECIPE_NAME, RECIPE_NAME_MAX
 from dropmill.runs import execution_arn, open_run
@@ -22,9 +22,7 @@ class ScoringRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     scheduled_time: AwareDatetime
-    recipe: str | None = Field(
-        default=None, pattern=RECIPE_NAME.pattern + "$", max_length=RECIPE_NAME_MAX, description="Only this one"
-    )
+    recipe: RecipeName | None = Field(default=None, description="Only this one")
 
 
 class ScoringNotStarted(RuntimeError):
