@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Self
 import boto3
 from botocore.config import Config
 
-from localaws import lambdas, s3, stepfunctions
+from localaws import dynamodb, lambdas, s3, stepfunctions
 from localaws.clock import Clock
 from localaws.lambdas import Lambdas, LogEvents
 from localaws.stacks import Stacks
@@ -177,6 +177,8 @@ class Cloud:
                 stop_executions.callback(stepfunctions.connect, None, None)
                 stop_executions.callback(stepfunctions.stop_all)
                 stop_executions.callback(stepfunctions.connect, self.endpoint_url, None)
+            elif service == "dynamodb":
+                dynamodb.install()
             elif service == "s3":
                 s3.install()
             elif service == "awslambda":
