@@ -29,14 +29,18 @@ FILES = count(1)
 SECONDS = count(1)
 
 
+def train(stand: Any, rows: int) -> str:
+    lines = [f"{n},{6 * (n % 3) + n % 7 / 10},{(n % 3) - 1},{n % 3}" for n in range(rows)]
+    run: str = stand.run_of(stand.drop("shapes", "\n".join(["name,a,b,label", *lines, ""]).encode()))
+    assert stand.wait_for_end(run)["detail"]["status"] == "SUCCEEDED"
+    return run
+
+
 @pytest.fixture(scope="module")
 def champion(stand: Any) -> str:
     """The run whose model is in use."""
     stand.recipe("shapes", RECIPE)
-    rows = [f"{n},{6 * (n % 3) + n % 7 / 10},{(n % 3) - 1},{n % 3}" for n in range(300)]
-    run: str = stand.run_of(stand.drop("shapes", "\n".join(["name,a,b,label", *rows, ""]).encode()))
-    assert stand.wait_for_end(run)["detail"]["status"] == "SUCCEEDED"
-    return run
+    return train(stand, 300)
 
 
 @pytest.fixture(autouse=True)
@@ -371,3 +375,25 @@ def test_an_execution_started_by_hand_that_never_came_to_write_its_row(stand: An
     stand.settle()
     assert stand.record(batch)["status"] == "FAILED"
     assert len(stand.notifications(batch)) == 1
+
+
+def test_each_manifest_names_the_model_that_was_in_use(stand: Any, champion: str) -> None:
+    """A batch scores with the champion as it was when the files were claimed, and the next with the next."""
+    challenger = train(stand, 330)
+    assert stand.record(challenger)["verdict"] == "rejected", "it is no better"
+    package = stand.record(challenger)["package"]
+    name = put(stand)
+    with stand.cloud.sagemaker.gates.hold("transform") as gate:
+        batch = start(stand)
+        assert gate.reached(60)
+        stand.client("sagemaker").update_model_package(ModelPackageArn=package, ModelApprovalStatus="Approved")
+        assert stand.cloud.events.wait_idle(30)
+        assert stand.cloud.lambdas.wait_idle(30)
+    assert ended(stand, batch) == "SUCCEEDED"
+    later = put(stand)
+    following = start(stand)
+    assert ended(stand, following) == "SUCCEEDED"
+    told = manifests(stand)
+    assert (scored_by(stand, name), told[batch]["training_run"]) == ([batch], champion)
+    assert (scored_by(stand, later), told[following]["training_run"]) == ([following], challenger)
+    assert told[following]["model_package"] == package != told[batch]["model_package"]
