@@ -45,10 +45,14 @@ def leaves_nothing(stand: Any) -> Iterator[None]:
     stand.assert_nothing_left()
 
 
-def succeeded(stand: Any, recipe: str, body: bytes | None = None, file: str | None = None) -> str:
-    run: str = stand.run_of(stand.drop(recipe, body, file))
+def ended_well(stand: Any, key: str) -> str:
+    run: str = stand.run_of(key)
     assert stand.wait_for_end(run)["detail"]["status"] == "SUCCEEDED", stand.record(run)["cause"]
     return run
+
+
+def succeeded(stand: Any, recipe: str, body: bytes | None = None) -> str:
+    return ended_well(stand, stand.drop(recipe, body))
 
 
 def document(stand: Any, run: str, name: str) -> dict[str, Any]:
@@ -71,9 +75,9 @@ def test_a_transform_finds_the_metrics_of_an_endpoint(stand: Any, kind: str) -> 
     body = rows(600, seed=len(kind))
     stand.recipe(f"{kind}-asked", RECIPES[kind])
     stand.recipe(f"{kind}-transformed", RECIPES[kind] + TRANSFORMED)
-    asked = succeeded(stand, f"{kind}-asked", body)
     with stand.cloud.hooks.before("sagemaker.CreateTransformJob", lambda call: None) as hook:
-        transformed = succeeded(stand, f"{kind}-transformed", body)
+        keys = [stand.drop(f"{kind}-{served}", body) for served in ("asked", "transformed")]
+        asked, transformed = (ended_well(stand, key) for key in keys)
     one, two = (document(stand, run, "metrics") for run in (asked, transformed))
     assert one == two
     assert one["rows"] > 30
@@ -105,9 +109,8 @@ def test_sparse_rows_are_transformed_sparse(stand: Any) -> None:
     recipe = "algorithm: factorization-machines\nhyperparameters: {num_factors: 4, epochs: 5, mini_batch_size: 50}\n"
     stand.recipe("sparse-asked", recipe)
     stand.recipe("sparse-transformed", recipe + TRANSFORMED)
-    asked, transformed = (
-        succeeded(stand, name, body, "points.libsvm") for name in ("sparse-asked", "sparse-transformed")
-    )
+    keys = [stand.drop(name, body, "points.libsvm") for name in ("sparse-asked", "sparse-transformed")]
+    asked, transformed = (ended_well(stand, key) for key in keys)
     plan = document(stand, transformed, "plan")
     assert plan["layout"]["sparse_columns"] is not None
     assert document(stand, asked, "metrics") == document(stand, transformed, "metrics")
@@ -296,6 +299,22 @@ def test_the_answers_of_a_failed_transform_are_told_plainly(stand: Any) -> None:
     assert record["error"] == "JobFailed"
     assert "transform job" in record["cause"]
     assert "TransformJobs" in record["cause"], "the link to the log"
+    assert stand.open_rows(run) == []
+
+
+def test_a_transform_stopped_by_hand_is_told_plainly(stand: Any) -> None:
+    recipe = "stopped-transform"
+    stand.recipe(recipe, RECIPES["clusters"] + TRANSFORMED)
+    sagemaker = stand.client("sagemaker")
+    with stand.cloud.sagemaker.gates.hold("transform") as gate:
+        run = stand.run_of(stand.drop(recipe))
+        assert gate.reached(60)
+        (job,) = sagemaker.list_transform_jobs(StatusEquals="InProgress")["TransformJobSummaries"]
+        sagemaker.stop_transform_job(TransformJobName=job["TransformJobName"])
+        assert stand.wait_for_end(run)["detail"]["status"] == "FAILED"
+    record = stand.record(run)
+    assert record["error"] == "JobStopped"
+    assert "somebody stopped it" in record["cause"]
     assert stand.open_rows(run) == []
 
 
