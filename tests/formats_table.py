@@ -832,8 +832,8 @@ zero.
 **A folder** closed by `_SUCCESS` is one drop of all its files, which must be of one format, all gzipped or none, with
 the same columns. [Its parts](recipes.md#folders) are `train/`, `validation/` and `test/`, or none.
 
-**Large files** are divided into pieces that are read side by side, each in little memory. What can't be divided may have
-{_size(formats.WHOLE_BYTES_MAX)}; drop more of it in several files. Gzip may unpack to
+**Large files** are divided into pieces that are read side by side, each in little memory. What can't be divided may
+have {_size(formats.WHOLE_BYTES_MAX)}; drop more of it in several files. Gzip may unpack to
 {_size(checks.MAX_UNPACKED_BYTES)}, and behind the first {_size(unpacked.RATIO_FREE_BYTES)} to no more than
 {unpacked.MAX_RATIO} times its size. Up to {_size(formats.SCAN_BYTES_MAX)}, the labels of a drop are looked through
 first; above, the recipe says what is learned.
