@@ -27,7 +27,7 @@ SAM_CLI := $(CURDIR)/$(SAM_VENV)/bin/sam
 export SAM_CLI_TELEMETRY := 0
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo up examples test test-slow check format bench sam-build clean
+.PHONY: help demo up examples test test-slow check format docs bench sam-build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ check: $(DEV) $(PROJECT) $(SAM) ## Lint, formatting, types, and the template as 
 format: $(DEV) ## Format the code and mend what the linter can mend
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
+
+docs: $(DEV) $(PROJECT) ## Write docs/formats.md anew, by the table that the tests check
+	DROPMILL_WRITE_DOCS=1 $(VENV)/bin/pytest -q tests/unit/test_formats_table.py
 
 bench: $(DEV) $(PROJECT) ## Measure the codec, the conversion and, on DROPMILL_MNIST, the algorithms
 	$(VENV)/bin/python -m benchmarks

@@ -56,7 +56,7 @@ class Rates:
 
     csv: float = 75 * MB
     """Bytes a second on one core, files to files: `make bench`, 784 whole numbers, 1 GB."""
-    parquet: float = 180 * MB
+    parquet: float = 150 * MB
     """The same of Parquet: 100 columns of float32."""
     growth_csv: float = 1.12
     """Bytes of recordIO for each byte: 4 for each number, against its digits and a comma."""
@@ -445,7 +445,7 @@ def _cost() -> str:
             f"{drop.lambda_dollars:,.3f}",
             f"{drop.s3_dollars:,.3f}",
             f"{drop.states_dollars:,.3f}",
-            f"{drop.dollars:,.2f}",
+            f"{drop.dollars:,.3f}",
             f"{drop.stored_dollars:,.2f}",
         ]
         for drop in DROPS

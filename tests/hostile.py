@@ -115,33 +115,33 @@ def _deep(opening: bytes, depth: int) -> bytes:
 
 
 DROPS: dict[str, Callable[[], Files]] = {
-    "gzip of one endless line": lambda: {"bomb.csv.gz": _packed([(b"1,2\n", 1), (b"1", 1 << 26)])},
-    "gzip of zeros": lambda: {"bomb.gz": _packed([(b"\0", 1 << 26)])},
-    "gzip of blank lines": lambda: {"bomb.csv.gz": _packed([(b"\n", 1 << 26)])},
-    "gzip of good rows": lambda: {"bomb.csv.gz": _packed([(b"a,label\n", 1), (b"1,2\n", 1 << 26)])},
-    "gzip of an open quotation mark": lambda: {"bomb.csv.gz": _packed([(b'a,b\n1,"', 1), (b"1,2\n", 1 << 26)])},
+    "gzip of one endless line": lambda: {"bomb.csv.gz": _packed([(b"1,2\n", 1), (b"1", 1 << 25)])},
+    "gzip of zeros": lambda: {"bomb.gz": _packed([(b"\0", 1 << 25)])},
+    "gzip of blank lines": lambda: {"bomb.csv.gz": _packed([(b"\n", 1 << 25)])},
+    "gzip of good rows": lambda: {"bomb.csv.gz": _packed([(b"a,label\n", 1), (b"1,2\n", 1 << 25)])},
+    "gzip of an open quotation mark": lambda: {"bomb.csv.gz": _packed([(b'a,b\n1,"', 1), (b"1,2\n", 1 << 25)])},
     "gzip of sparse text": lambda: {"bomb.svm.gz": _packed([(b"1 1:2\n", 1 << 24)])},
     "gzip of JSON": lambda: {"bomb.jsonl.gz": _packed([(b"[1, 2]\n", 1 << 24)])},
-    "gzip of a JSON line without an end": lambda: {"bomb.jsonl.gz": _packed([(b"[", 1 << 26)])},
+    "gzip of a JSON line without an end": lambda: {"bomb.jsonl.gz": _packed([(b"[", 1 << 25)])},
     "gzip of a pickle's text": lambda: {
-        "bomb.pkl.gz": _packed([(b"\x80\x02T" + struct.pack("<i", 1 << 30), 1), (b"a", 1 << 26)])
+        "bomb.pkl.gz": _packed([(b"\x80\x02T" + struct.pack("<i", 1 << 30), 1), (b"a", 1 << 25)])
     },
     "gzip of IDX": lambda: {
-        "bomb.gz": _packed([(b"\0\0\x08\x02" + struct.pack(">II", 1 << 30, 1), 1), (b"\0", 1 << 26)])
+        "bomb.gz": _packed([(b"\0\0\x08\x02" + struct.pack(">II", 1 << 30, 1), 1), (b"\0", 1 << 25)])
     },
     "a line without an end": lambda: {"bomb.csv": b"1,2\n" + b"1" * (64 << 20)},
-    "a row of all delimiters": lambda: {"bomb.csv": b"," * (30 << 20)},
+    "a row of all delimiters": lambda: {"bomb.csv": b"," * (12 << 20)},
     "a row of many cells": lambda: {"bomb.csv": b"1," * (1 << 20) + b"1\n" + b"1\n" * 3},
     "rows of many names": lambda: {"bomb.csv": b"label," + b",".join(b"c%d" % n for n in range(1 << 20)) + b"\n1\n"},
     "a quotation mark left open": lambda: {"bomb.csv": b'a,label\n1,2\n"' + b"1,2\n" * (17 << 20)},
-    "a quotation mark left open for a while": lambda: {"bomb.csv": b'a,label\n1,2\n"' + b"\n" * (3 << 20)},
+    "a quotation mark left open for a while": lambda: {"bomb.csv": b'a,label\n1,2\n"' + b"\n" * (1 << 20)},
     "a quotation mark left open far within": lambda: {
         "bomb.csv": b"a,label\n" + b"1,2\n" * (1 << 20) + b'"' + b"\n" * (20 << 20)
     },
-    "nothing but quotation marks": lambda: {"bomb.csv": b"a,label\n" + b'"' * (31 << 20)},
-    "quotation marks and line ends": lambda: {"bomb.csv": b'"\n' * (10 << 20)},
+    "nothing but quotation marks": lambda: {"bomb.csv": b"a,label\n" + b'"' * (8 << 20)},
+    "quotation marks and line ends": lambda: {"bomb.csv": b'"\n' * (4 << 20)},
     "many texts as labels": lambda: {
-        "bomb.csv": b"a,label\n" + b"".join(b"1,c%d\n" % number for number in range(200_000))
+        "bomb.csv": b"a,label\n" + b"".join(b"1,c%d\n" % number for number in range(20_000))
     },
     "long texts as labels": lambda: {
         "bomb.csv": b"a,label\n" + b"".join(b"1,%d%s\n" % (n, b"x" * (4 << 20)) for n in range(5))
@@ -155,7 +155,7 @@ DROPS: dict[str, Callable[[], Files]] = {
     "JSON of many keys": lambda: {
         "bomb.jsonl": b"{" + b", ".join(b'"k%d": 1' % number for number in range(300_000)) + b"}\n"
     },
-    "JSON of a long array": lambda: {"bomb.jsonl": b'{"label": 1, "p": [' + b"0," * (1 << 20) + b"0]}\n"},
+    "JSON of a long array": lambda: {"bomb.jsonl": b'{"label": 1, "p": [' + b"0," * (1 << 18) + b"0]}\n"},
     "an index beyond all columns": lambda: {"bomb.svm": b"1 99999999999999999999:1\n0 1:1\n"},
     "an index at the end of integers": lambda: {"bomb.svm": b"1 9223372036854775807:1\n0 1:1\n"},
     "an index of many digits": lambda: {"bomb.svm": b"1 " + b"9" * (4 << 20) + b":1\n"},
@@ -194,7 +194,7 @@ DROPS: dict[str, Callable[[], Files]] = {
     "records that lie about their length": lambda: {"bomb.rec": _record(0x1FFFFFFF)},
     "records in parts without an end": lambda: {
         "bomb.rec": (struct.pack("<II", recordio.MAGIC, 1 << 29 | 8) + bytes(8))
-        + (struct.pack("<II", recordio.MAGIC, 2 << 29 | 8) + bytes(8)) * 500_000
+        + (struct.pack("<II", recordio.MAGIC, 2 << 29 | 8) + bytes(8)) * 100_000
     },
     "records of no length": lambda: {"bomb.rec": struct.pack("<II", recordio.MAGIC, 0) * 1_000_000},
     "a sparse record wider than memory": lambda: {"bomb.rec": _wide_record(1 << 62)},
@@ -239,7 +239,7 @@ def main(room: int) -> None:
     limits = resource.getrlimit(resource.RLIMIT_AS)
     _drained({"warm.csv": b"a,label\n1,2\n"})
     _drained({"warm.parquet": parquet(np.zeros((2, 2)), None)})
-    unpacked.RATIO_FREE_BYTES = 16 << 20  # for time's sake
+    unpacked.RATIO_FREE_BYTES = 8 << 20  # for time's sake
     found = {}
     for name, make in DROPS.items():
         files = make()

@@ -272,7 +272,7 @@ def test_all_names_that_are_there_twice_are_told() -> None:
         (b"a,b\n1,2\n", {"label": "a", "drop_columns": ["b"]}, "no column is left"),
         (b"a,b\r1,2\r", {}, "row 1: can't be read as CSV: line ends must be LF or CR LF"),
         (b'"a"x,b\n1,2\n', {}, "row 1: can't be read as CSV"),
-        (b'a,b\n1,"2\n', {}, "row 2: can't be read as CSV: unexpected end of data"),
+        (b'a,b\n1,"2\n', {}, "row 2: can't be read as CSV: a quotation mark is left open"),
         (packed(b"a,label\n1,2\n")[:-9], {}, "cut off"),
         ((",".join(["1"] * 100_001) + "\n").encode(), {}, "100001 columns; 100000 is the most"),
     ],
@@ -455,7 +455,7 @@ def test_a_divided_file_has_no_line_ends_in_cells() -> None:
 
 def test_an_open_quotation_mark_is_named_where_it_is() -> None:
     assert Read(b'a,b\n5,6\n1,"2\n3,4\n').said == [
-        "d.csv, row 3: can't be read as CSV: unexpected end of data",
+        "d.csv, row 3: can't be read as CSV: a quotation mark is left open",
     ]
 
 

@@ -342,6 +342,22 @@ class TestTooFewRows:
         )
 
 
+@pytest.mark.parametrize(("instances", "fits"), [(1, False), (2, True)])
+def test_rows_that_do_not_fit_an_instances_volume(run: Run, instances: int, fits: bool) -> None:
+    run.recipe = {"training": {"instance_count": instances, "volume_gb": 1}}
+    for number, (start, end) in enumerate([(8, 50), (50, 100)]):
+        part = PartFile(key=part_file_key(RUN, Part.TRAIN, number), rows=10, size=700 << 20)
+        test = PartFile(key=part_file_key(RUN, Part.TEST, number), rows=1, size=700 << 20)
+        run.shard(piece(start, end, rows=11), files={Part.TRAIN: [part], Part.TEST: [test]})
+    if fits:
+        assert run.seal().shards == 2
+    else:
+        assert run.refused() == (
+            "recipe 'linear-learner': training.volume_gb is 1, but an instance has to hold 1.4 GB of rows: raise it, or"
+            " let more instances share them (training.instance_count)"
+        )
+
+
 def warned(run: Run, reports: Sequence[dict[str, Any]]) -> list[str]:
     step = 92 // len(reports)
     for number, said in enumerate(reports):

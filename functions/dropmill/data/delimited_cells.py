@@ -75,11 +75,17 @@ def rows(part: Slice, delimiter: str, problems: Problems, *, quoted_line_ends: b
                     yield Row(line, lines.number, cells)
                 begin, line = lines.at, lines.number
         except csv.Error as error:
-            reason = "line ends must be LF or CR LF" if "new-line" in str(error) else str(error)
-            problems.add(f"{UNREADABLE}: {reason}", row=line)
+            problems.add(f"{UNREADABLE}: {_reason(error)}", row=line)
             lines.at, lines.number = begin, line
             lines.pass_line()
             yield Row(line, lines.number, None)
+
+
+def _reason(error: csv.Error) -> str:
+    said = str(error)
+    if "new-line" in said:
+        return "line ends must be LF or CR LF"
+    return "a quotation mark is left open" if "unexpected end" in said else said
 
 
 class _Lines:

@@ -22,7 +22,7 @@ MAX_ROW_BYTES = 8 << 20
 """So much of a row may go over several lines. Longer ones are as good as always a mistake, and take much memory."""
 NO_ROW_END = f"no row ends within {MAX_ROW_BYTES >> 20} MB; is a quotation mark left open?"
 
-_BLANK = b" \t\r\v\f\n\""
+_BLANK = b' \t\r\v\f\n"'
 _FIRST_BYTES = 64 << 10
 _SCAN_BYTES = 1 << 20
 _SAMPLE_ROWS = 20

@@ -30,7 +30,7 @@ from dropmill.runs import open_run
 from dropmill.settings import setting
 from dropmill.step import step
 
-DROP_BYTES_MAX = 30 * 1024**4
+DROP_BYTES_MAX = 20 * 1024**4
 """The largest drop: its thousand shards are what a Lambda converts within 900 seconds at 35 MB/s."""
 FILES_MAX = 10_000
 

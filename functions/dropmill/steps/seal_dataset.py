@@ -27,8 +27,9 @@ from dropmill.contracts import (
     listed,
 )
 from dropmill.decisions import naming_recipe, sealed_hyperparameters
-from dropmill.errors import ConversionIncomplete, InvalidDrop
+from dropmill.errors import ConversionIncomplete, InvalidDrop, InvalidRecipe
 from dropmill.naming import dataset_key, part_prefix, plan_key, shard_report_key, shards_key
+from dropmill.recipe import TrainingOptions
 from dropmill.step import step
 
 _READ_AT_ONCE = 16
@@ -56,10 +57,12 @@ def seal_dataset(request: RunReference) -> SealedSummary:
     parts = {part: _part(found, part) for part in Part}
     _check(plan, parts, found)
     with naming_recipe(plan.recipe_name):
+        _check_volume(plan.recipe.training, parts)
         hyperparameters = sealed_hyperparameters(plan.recipe, plan.hyperparameters, parts[Part.TRAIN].rows)
     dataset = SealedDataset(
         feature_dim=plan.layout.feature_dim,
         rows=found.rows,
+        shards=len(shards),
         parts=parts,
         hyperparameters=hyperparameters,
         warnings=list(_warnings(plan, found)),
@@ -67,6 +70,17 @@ def seal_dataset(request: RunReference) -> SealedSummary:
     storage.write_document(dataset_key(request.run_id), dataset)
     classes = len(plan.layout.label_values or []) if plan.task in (Task.BINARY, Task.MULTICLASS) else 0
     return SealedSummary(rows=found.rows, feature_dim=dataset.feature_dim, classes=classes)
+
+
+def _check_volume(training: TrainingOptions, parts: Mapping[Part, SealedPart]) -> None:
+    """Refuse what would fill an instance's volume only after it has been paid for: it copies its share first."""
+    share = -(-parts[Part.TRAIN].size // training.instance_count) + parts[Part.VALIDATION].size
+    if share > training.volume_gb << 30:
+        needed = f"{share / (1 << 30):.1f} GB"
+        raise InvalidRecipe(
+            f"training.volume_gb is {training.volume_gb}, but an instance has to hold {needed} of rows:"
+            " raise it, or let more instances share them (training.instance_count)"
+        )
 
 
 def _reports(run: str, shards: Sequence[Shard]) -> Iterator[ShardReport]:
