@@ -62,8 +62,8 @@ format: $(DEV) ## Format the code and mend what the linter can mend
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
-docs: $(DEV) $(PROJECT) ## Write docs/formats.md anew, by the table that the tests check
-	DROPMILL_WRITE_DOCS=1 $(VENV)/bin/pytest -q tests/unit/test_formats_table.py
+docs: $(DEV) $(PROJECT) ## Write anew what tests check: docs/formats.md, the keys in docs/recipes.md and their schema
+	DROPMILL_WRITE_DOCS=1 $(VENV)/bin/pytest -q tests/unit/test_formats_table.py tests/unit/test_recipe_schema.py
 
 bench: $(DEV) $(PROJECT) ## Measure the codec, the conversion and, on DROPMILL_MNIST, the algorithms
 	$(VENV)/bin/python -m benchmarks

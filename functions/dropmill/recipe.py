@@ -19,6 +19,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from dropmill import algorithms
@@ -59,6 +60,11 @@ def is_duration(schema: Mapping[str, Any]) -> bool:
     return schema.get("function", {}).get("function") is _seconds
 
 
+def reads_duration(field: FieldInfo) -> bool:
+    """Whether a field is a `Duration`."""
+    return any(isinstance(rule, BeforeValidator) and rule.func is _seconds for rule in field.metadata)
+
+
 def _finite_number(text: str) -> str:
     try:
         value = float(text)
@@ -86,15 +92,17 @@ InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$", max_
 
 
 class Section(BaseModel):
+    """Keys of a recipe; their descriptions, in Markdown, become docs/recipes.md and the schema for editors."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Split(Section):
     """Shares of a drop that is not split already; what is left is the training part."""
 
-    validation: float = Field(default=0.1, ge=0, lt=1)
-    test: float = Field(default=0.1, gt=0, lt=1)
-    seed: int = Field(default=7, ge=0, lt=2**32)
+    validation: float = Field(default=0.1, ge=0, lt=1, description="The share that judges the model while it trains")
+    test: float = Field(default=0.1, gt=0, lt=1, description="The share that no job gets, by which the model is judged")
+    seed: int = Field(default=7, ge=0, lt=2**32, description="Another one divides the same rows otherwise")
 
     @model_validator(mode="after")
     def leaves_training_rows(self) -> Self:
@@ -106,27 +114,44 @@ class Split(Section):
 class DataOptions(Section):
     """How the rows of a drop are read."""
 
-    label: str | None = Field(default=None, description="Column name or 0-based index; else a column named `label`")
-    positive: Label | None = Field(default=None, description="1 where the label equals this, else 0")
-    classes: list[Label] | None = Field(
-        default=None, min_length=2, max_length=1000, description="The labels in order; else read from the label column"
+    label: str | None = Field(
+        default=None,
+        description="Column name or 0-based index, else a column named `label`; for `.npz` the member with the labels",
     )
-    header: Literal["auto", "true", "false"] = "auto"
+    positive: Label | None = Field(default=None, description="1 where the label equals this number or text, else 0")
+    classes: list[Label] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=1000,
+        description="The labels in order, else read from the label column; another one in a row is an error. Must be"
+        " given where the labels are texts and the drop is [too large](#labels) to be looked through first",
+    )
+    header: Literal["auto", "true", "false"] = Field(
+        default="auto",
+        description="Whether the first row names the columns, or that it is [found out](#reading-csv) from the first"
+        " two rows",
+    )
     delimiter: Literal["auto", ",", "\t", ";", "|"] = Field(
         default="auto", description="What separates columns of text"
     )
     missing: Literal["refuse", "0", "mean"] = Field(
-        default="refuse", description="What becomes of empty cells: an error, 0, or the column's mean"
+        default="refuse",
+        description="What becomes of a missing value: an error, 0, or the mean of its column (above 1 GB, of a sample"
+        " of it)",
     )
-    drop_columns: list[str] = Field(default_factory=list, max_length=10_000)
+    drop_columns: list[str] = Field(
+        default_factory=list, max_length=10_000, description="Columns that are no features, by name or 0-based index"
+    )
     id: Label | None = Field(
-        default=None, description="The column that tells rows apart: carried to the predictions, never a feature"
+        default=None,
+        description="The column that tells rows apart, by name or 0-based index: carried from files to be"
+        " [scored](scoring.md) to their predictions, never a feature; training data need not have it",
     )
     keep: list[Label] = Field(
-        default_factory=list, max_length=100, description="More columns that are carried along, and are no features"
+        default_factory=list, max_length=100, description="More columns that are carried along in the same way"
     )
-    scale: Literal["none", "255"] = Field(default="none", description="255: every feature is divided by 255")
-    split: Split = Split()
+    scale: Literal["none", "255"] = Field(default="none", description="`255`: every feature is divided by 255")
+    split: Split = Field(default=Split(), description="Shares of a drop that is not split already")
 
     @model_validator(mode="after")
     def names_each_class_once(self) -> Self:
@@ -164,20 +189,24 @@ _OF_PREDICTIONS = {"row", "prediction", "score", "distance"}
 
 
 class TrainingOptions(Section):
-    instance_type: InstanceType = "ml.m5.xlarge"
-    instance_count: int = Field(default=1, ge=1, le=100)
-    volume_gb: int = Field(default=10, ge=1, le=16_384)
-    input_mode: Literal["File"] = "File"
-    max_runtime: Duration = Field(default=3600, ge=60, le=28 * 86400)
+    instance_type: InstanceType = Field(default="ml.m5.xlarge", description="Of the training jobs")
+    instance_count: int = Field(default=1, ge=1, le=100, description="[Several](#several-instances) share the rows")
+    volume_gb: int = Field(
+        default=10, ge=1, le=16_384, description="What an instance is to train on must fit, or nothing is started"
+    )
+    input_mode: Literal["File"] = Field(default="File", description="How the job gets its rows; only this for now")
+    max_runtime: Duration = Field(default=3600, ge=60, le=28 * 86400, description="A job is stopped then")
 
 
 class Range(Section):
     """Where tuning looks for one hyperparameter: exactly one of the three kinds."""
 
     continuous: tuple[str, str] | None = Field(default=None, description="Smallest and largest value")
-    integer: tuple[str, str] | None = Field(default=None, description="Smallest and largest value")
-    categorical: list[str] | None = Field(default=None, min_length=1, max_length=30)
-    scale: Literal["Auto", "Linear", "Logarithmic", "ReverseLogarithmic"] = "Auto"
+    integer: tuple[str, str] | None = Field(default=None, description="Smallest and largest whole number")
+    categorical: list[str] | None = Field(default=None, min_length=1, max_length=30, description="The values to try")
+    scale: Literal["Auto", "Linear", "Logarithmic", "ReverseLogarithmic"] = Field(
+        default="Auto", description="How numbers are picked from the range"
+    )
 
     @model_validator(mode="after")
     def is_one_kind(self) -> Self:
@@ -212,13 +241,20 @@ class Range(Section):
 class TuningOptions(Section):
     """A search for hyperparameters: many training jobs, of which the best by `objective` becomes the model."""
 
-    objective: str = Field(description="One of the algorithm's metrics, as `validation:binary_f_beta`")
-    strategy: Literal["Bayesian", "Random", "Grid"] = "Bayesian"
-    max_jobs: int = Field(default=6, ge=1, le=750)
-    max_parallel_jobs: int = Field(default=2, ge=1, le=100)
+    objective: str = Field(description="One of the algorithm's metrics, such as `validation:binary_f_beta`")
+    strategy: Literal["Bayesian", "Random", "Grid"] = Field(
+        default="Bayesian",
+        description="How the next values are picked; `Grid` tries all, and takes categorical ones only",
+    )
+    max_jobs: int = Field(default=6, ge=1, le=750, description="How many jobs are tried")
+    max_parallel_jobs: int = Field(
+        default=2, ge=1, le=100, description="How many of them at once; not above `max_jobs`"
+    )
     max_runtime: Duration = Field(default=3 * 3600, ge=120, le=30 * 86400, description="Of the whole search")
-    early_stopping: bool = False
-    ranges: dict[str, Range] = Field(min_length=1, max_length=30)
+    early_stopping: bool = Field(default=False, description="Jobs that promise nothing are stopped")
+    ranges: dict[str, Range] = Field(
+        min_length=1, max_length=30, description="By hyperparameter, where to look for it: one of the first three kinds"
+    )
 
     @model_validator(mode="after")
     def is_a_search(self) -> Self:
@@ -237,13 +273,23 @@ class EvaluationOptions(Section):
     model_config = ConfigDict(serialize_by_alias=True)
 
     serve: Literal["endpoint", "transform"] = Field(
-        default="endpoint", alias="with", description="What the test rows are put to: an endpoint, or a batch transform"
+        default="endpoint",
+        alias="with",
+        description="What the test rows are put to: an endpoint, or a batch transform; the metrics are the same",
     )
-    instance_type: InstanceType = "ml.m5.large"
-    instance_count: int = Field(default=1, ge=1, le=10)
-    max_rows: int = Field(default=100_000, ge=1, le=1_000_000)
+    instance_type: InstanceType = Field(default="ml.m5.large", description="Of the endpoint or the transform")
+    instance_count: int = Field(default=1, ge=1, le=10, description="Of the endpoint or the transform")
+    max_rows: int = Field(
+        default=100_000,
+        ge=1,
+        le=1_000_000,
+        description="Above it a seeded sample of the test rows is judged, and the report says so",
+    )
     keep_endpoint: Duration = Field(
-        default=0, ge=0, le=7 * 86400, description="How long the endpoint stays once the model has been evaluated"
+        default=0,
+        ge=0,
+        le=7 * 86400,
+        description="How long the endpoint [stays](#keeping-the-endpoint) once the model has been evaluated",
     )
 
     @model_validator(mode="after")
@@ -256,9 +302,11 @@ class EvaluationOptions(Section):
 class ScoringOptions(Section):
     """How what arrives under scoring/ is predicted, by the champion that was trained with this recipe."""
 
-    format: Literal["csv", "parquet"] = Field(default="csv", description="What predictions are written as")
-    instance_type: InstanceType = "ml.m5.large"
-    instance_count: int = Field(default=1, ge=1, le=10)
+    format: Literal["csv", "parquet"] = Field(
+        default="csv", description="What [predictions](scoring.md) are written as"
+    )
+    instance_type: InstanceType = Field(default="ml.m5.large", description="Of the batch transform")
+    instance_count: int = Field(default=1, ge=1, le=10, description="Of the batch transform")
 
 
 _GATE_PATTERN = r"^\s*(>=|<=|>|<)\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\s*$"
@@ -295,8 +343,12 @@ class Gates(Section):
 class ChampionRule(Section):
     """By what a challenger must beat the recipe's model in use."""
 
-    metric: str | None = Field(default=None, description="One of the task's; else f1, accuracy, rmse or msd")
-    margin: float = Field(default=0, ge=0, allow_inf_nan=False, description="By how much it must be better, at least")
+    metric: str | None = Field(
+        default=None,
+        description="By which a new model has to [beat the champion](models.md#challenger-and-champion); else, by the"
+        " task, `f1`, `accuracy` (multiclass), `rmse` or `msd`",
+    )
+    margin: float = Field(default=0, ge=0, allow_inf_nan=False, description="By how much it has to be better, at least")
 
     @field_validator("metric")
     @classmethod
@@ -307,7 +359,12 @@ class ChampionRule(Section):
 
 
 class Limits(Section):
-    instance_hours: float = Field(default=8, gt=0, le=10_000, description="Runtime x instances, at most")
+    instance_hours: float = Field(
+        default=8,
+        gt=0,
+        le=10_000,
+        description="Refused before anything starts: runtime times jobs times instances may not exceed it",
+    )
 
 
 class Recipe(Section):
@@ -315,14 +372,23 @@ class Recipe(Section):
 
     algorithm: str = Field(description="One of the built-in algorithms")
     data: DataOptions = DataOptions()
-    hyperparameters: dict[str, str] = Field(default_factory=dict, max_length=100)
+    hyperparameters: dict[str, str] = Field(
+        default_factory=dict, max_length=100, description="As SageMaker documents them for the algorithm"
+    )
     training: TrainingOptions = TrainingOptions()
-    tuning: TuningOptions | None = None
+    tuning: TuningOptions | None = Field(
+        default=None, description="A [search for hyperparameters](#tuning) instead of training once"
+    )
     evaluation: EvaluationOptions = EvaluationOptions()
-    gates: Gates = Gates()
+    gates: Gates = Field(
+        default=Gates(),
+        description="[What a model must reach](models.md#gates) on the test rows: a comparison for each metric that"
+        ' counts, such as `f1: ">= 0.90"`',
+    )
     champion: ChampionRule = ChampionRule()
     approval: Literal["automatic", "manual"] = Field(
-        default="automatic", description="manual: a model that passes waits until a person approves it"
+        default="automatic",
+        description="`manual`: a model that passes waits until [a person approves it](models.md#approvals)",
     )
     scoring: ScoringOptions = ScoringOptions()
     limits: Limits = Limits()

@@ -1,4 +1,10 @@
+"""What the documents say of recipes is what the model takes.
+
+With DROPMILL_WRITE_DOCS=1 the schema and the table of keys are written first, which is how `make docs` does it.
+"""
+
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +16,14 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # i
 
 from dropmill.errors import InvalidRecipe
 from dropmill.recipe import parse_recipe
-from dropmill.recipe_schema import recipe_schema
+from dropmill.recipe_schema import key_table, recipe_schema, schema_text
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "docs" / "recipe.schema.json"
+REFERENCE = ROOT / "docs" / "recipes.md"
+KEYS = re.compile(
+    r"(?<=^<!-- keys: written by `make docs` -->\n\n).*?(?=\n<!-- end of keys -->$)", re.DOTALL | re.MULTILINE
+)
 KEYWORDS = {
     *("$defs", "$ref", "$schema", "additionalProperties", "anyOf", "const", "default", "description", "enum"),
     *("exclusiveMaximum", "exclusiveMinimum", "items", "maxItems", "maxLength", "maxProperties", "maximum", "minItems"),
@@ -38,7 +48,48 @@ def errors(text: str) -> list[str]:
 
 
 def test_the_published_schema_is_the_models() -> None:
-    assert json.loads(SCHEMA.read_text()) == recipe_schema()
+    if os.environ.get("DROPMILL_WRITE_DOCS") == "1":
+        SCHEMA.write_text(schema_text())
+    assert SCHEMA.read_text() == schema_text(), "run make docs"
+
+
+def test_the_reference_lists_the_models_keys() -> None:
+    if os.environ.get("DROPMILL_WRITE_DOCS") == "1":
+        REFERENCE.write_text(KEYS.sub(lambda _: key_table(), REFERENCE.read_text()))
+    assert KEYS.findall(REFERENCE.read_text()) == [key_table()], "run make docs"
+
+
+def test_every_key_is_in_the_reference_with_its_meaning() -> None:
+    listed = dict(re.findall(r"^\| `(\S+)` \|.*\| (.*) \|$", key_table(), re.MULTILINE))
+    assert set(listed) == set(keys(recipe_schema(), recipe_schema()["properties"], ""))
+    assert all(listed.values())
+
+
+def keys(schema: dict[str, Any], properties: dict[str, Any], path: str) -> Iterator[str]:
+    """The keys that the schema knows; of a section its keys, and itself where it has a meaning of its own."""
+    for name, member in properties.items():
+        each = member.get("additionalProperties", {})
+        reference = member.get("$ref") or (each.get("$ref") if isinstance(each, dict) else None)
+        if reference is None or "description" in member:
+            yield f"{path}{name}"
+        if reference is not None and name != "gates":
+            inner = schema["$defs"][reference.rpartition("/")[2]]["properties"]
+            yield from keys(schema, inner, f"{path}{name}.{'' if '$ref' in member else '<name>.'}")
+
+
+def test_the_references_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\((\S*?)(?:#(\S+?))?\)", key_table())
+    assert links
+    for page, section in links:
+        text = (REFERENCE.parent / (page or REFERENCE.name)).read_text()
+        headings = [
+            re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in re.findall(r"^#+ (.*)$", text, re.M)
+        ]
+        assert not section or section in headings, f"{page}#{section}"
+
+
+def test_the_schema_s_words_have_no_links() -> None:
+    assert "](" not in SCHEMA.read_text()
 
 
 def test_the_schema_is_one() -> None:
