@@ -43,7 +43,7 @@ examples: $(LOCAL) $(PROJECT) $(EXAMPLES) ## Run the examples on all of DROPMILL
 	  --pictures .cache/pictures $(EXAMPLES_ARGS)
 
 test: $(DEV) $(PROJECT) $(SAM) ## All tests but the slow ones
-	$(VENV)/bin/pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	$(VENV)/bin/pytest -n auto --maxprocesses 3 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 test-slow: $(DEV) $(PROJECT) $(SAM) ## The slow tests
 	$(VENV)/bin/pytest -m slow $(PYTEST_ARGS)

@@ -108,10 +108,11 @@ ITERATION_EVENTS = 7
 MapIterationSucceeded."""
 RETRY_EVENTS = 3
 """LambdaFunctionFailed, and another LambdaFunctionScheduled and -Started."""
-OTHER_EVENTS = 2 + 5 * 5 + 2 + 2 * 6
-"""The execution's start and end; five states that call a Lambda (five events each), a Choice (two), and two that wait
-for a task token (six each: TaskStateEntered, TaskScheduled, -Started, -Submitted, -Succeeded, TaskStateExited)."""
-OTHER_TRANSITIONS = 2 + 9
+OTHER_EVENTS = 2 + 7 * 5 + 3 * 2 + 2 * 6
+"""The execution's start and end; seven states that call a Lambda (five events each), two Choices and a Pass (two each),
+and two that wait for a task token (six each: TaskStateEntered, TaskScheduled, -Started, -Submitted, -Succeeded,
+TaskStateExited)."""
+OTHER_TRANSITIONS = 2 + 13
 """The start and the end, and every state of the workflow that is not within the Map."""
 HISTORY_MAX = 25_000
 STATE_BYTES_MAX = 256 * 1024
