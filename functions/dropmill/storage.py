@@ -28,6 +28,9 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 DOCUMENT_BYTES_MAX = 32 * 1024 * 1024
 
 _MISSING = {"NoSuchKey", "NoSuchVersion", "404"}
+_UNREADABLE = {"InvalidObjectState", "InvalidRequest"}
+"""Of an object that is archived, or encrypted with a customer's own key."""
+_READABLE = "restore it from its archive, or store it under a key that the stack may use"
 _DELETED_AT_ONCE = 1000
 """As many as S3 takes."""
 
@@ -269,6 +272,8 @@ def _fetched(source: ObjectVersion, name: str, start: int, length: int) -> bytes
                 raise InvalidDrop(gone(source, name)) from None
             if code in {"InvalidRange", "416"}:
                 raise InvalidDrop(_changed(source, name)) from None
+            if code in _UNREADABLE or code.startswith("KMS."):
+                raise InvalidDrop(f"{name} can't be read: S3 says {code} of {source.uri}; {_READABLE}") from None
             raise
         except (HTTPClientError, IncompleteReadError) as error:
             if attempt == _ATTEMPTS:

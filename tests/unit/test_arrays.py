@@ -115,6 +115,7 @@ def cells_of(reader: ModuleType, data: bytes, **options: Any) -> tuple[list[Any]
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(array_rows, "ROWS_BYTES", 64)
     monkeypatch.setattr(array_files, "SLAB_BYTES", 300)
+    monkeypatch.setattr(array_files, "MAX_SLAB_COLUMNS", 1 << 30)
     monkeypatch.setattr(array_files, "PACKED_SLAB_BYTES", 300)
 
 
@@ -170,6 +171,7 @@ def test_slabs_of_fortran_order_give_the_same_rows(rows: int, shape: list[int], 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(array_rows, "ROWS_BYTES", 100)
         patch.setattr(array_files, "SLAB_BYTES", slab)
+        patch.setattr(array_files, "MAX_SLAB_COLUMNS", 1 << 30)
         patch.setattr(array_files, "PACKED_SLAB_BYTES", slab)
         reader = npz if packed else npy
         in_order = np.asfortranarray(array)

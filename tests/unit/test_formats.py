@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dropmill.contracts import FileFormat, Layout, Part, Unit
-from dropmill.data import checks, delimited, formats
+from dropmill.data import checks, delimited, formats, shards
+from dropmill.data.array_files import ArrayHead, check_features
 from dropmill.data.delimited_cells import EMPTY_CELL, OPEN_QUOTE, TEXT_CELL
 from dropmill.data.recordio import SparseMatrix, encode
 from dropmill.errors import InvalidDrop
@@ -497,3 +498,49 @@ def test_mnist() -> None:
         rows[block.part] += len(block)
     assert rows == {Part.TRAIN: 50_000, Part.VALIDATION: 10_000, Part.TEST: 10_000}
     assert read.said == []
+
+
+# What is easily lost
+
+
+@pytest.mark.parametrize("last", [b"\n", b""])
+def test_rows_of_tabs_alone_are_rows(last: bytes) -> None:
+    read = Read({"d.tsv": b"a\tb\n1\t2\n3\t4\n\t" + last}, missing="0")
+    assert sorted(read.features.tolist()) == [[0, 0], [1, 2], [3, 4]]
+    assert len(Read({"d.tsv": b"a\tb\n1\t2\n3\t4\n\t" + last}).problems) == 2
+
+
+def test_slices_of_rows_of_tabs_alone_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "SLICE_BYTES", 64)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 4096)
+    monkeypatch.setattr(shards, "_PIECE_BYTES_MIN", 128)
+    data = b"a\tb\n" + b"\t\n" * 3000 + b"1\t2\n" * 500
+    for files in ({"d.tsv": data}, {"d.tsv.gz": gzipped(data)}):
+        assert sum(len(block) for block in Read(files, missing="0").blocks) == 3500
+
+
+def test_an_array_of_labels_that_is_not_there_is_not_replaced_by_another() -> None:
+    arrays = npz(x=np.arange(6.0).reshape(3, 2), y=np.array([0, 1, 0]), colour=np.array([5, 6, 5]))
+    assert Read({"d.npz": arrays}, label="colour").layout.label_values == [5, 6]
+    assert Read({"d.npz": arrays}, label="label").layout.label_values == [0, 1]
+    assert Read({"d.npz": arrays}, label="1").layout.label_values == [1, 3, 5]
+    with pytest.raises(InvalidDrop, match=r"there is no array 'color' for the labels; the arrays are x, y, colour"):
+        Read({"d.npz": arrays}, label="color")
+
+
+def test_zeros_that_are_written_count_as_columns() -> None:
+    assert Read({"d.libsvm": b"0 1:1 2:0\n1 1:3 2:0\n"}).features.tolist() == [[1, 0], [3, 0]]
+    assert Read({"d.libsvm": b"0 0:0 1:5\n1 0:0 1:6\n"}).features.tolist() == [[0, 5], [0, 6]]
+
+
+def test_a_width_that_is_said_holds_for_all_files() -> None:
+    drops = drop_files({"a.libsvm": b"0 0:1 3:2\n1 1:2\n", "b.libsvm": b"1 1:1 3:2\n0 2:2\n"})
+    assert formats.look(drops, DataOptions(), width=4).layout.sparse_columns == 4
+    assert formats.look(drops, DataOptions()).layout.sparse_columns == 4
+
+
+def test_an_array_that_takes_too_many_requests_is_refused() -> None:
+    head = ArrayHead((10_000, 20_000), np.dtype("f4"), fortran_order=True)
+    with pytest.raises(InvalidDrop, match="saved in C order"):
+        check_features("d.npy", head)
+    check_features("d.npy", ArrayHead((10_000, 700), np.dtype("f4"), fortran_order=True))

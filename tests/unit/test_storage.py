@@ -237,6 +237,15 @@ class TestReading:
         ):
             stream.read()
 
+    @pytest.mark.parametrize("code", ["InvalidObjectState", "KMS.DisabledException", "InvalidRequest"])
+    def test_an_object_that_is_archived_or_locked(self, s3: S3, code: str) -> None:
+        s3.error = code
+        with (
+            storage.opened(source(b"abc")) as stream,
+            pytest.raises(InvalidDrop, match=f"can't be read: S3 says {code}"),
+        ):
+            stream.read()
+
     def test_other_errors_are_the_services(self, s3: S3) -> None:
         s3.error = "SlowDown"
         with storage.opened(source(b"abc")) as stream, pytest.raises(ClientError):

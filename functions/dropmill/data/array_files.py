@@ -23,6 +23,8 @@ SLAB_BYTES = 64 << 20
 PACKED_SLAB_BYTES = 16 << 20
 """So much of an array in Fortran order is held at once; the file is gone through once for each slab of its rows. Of
 packed files, which may hold much more than they take, sixteen are open at once."""
+MAX_SLAB_COLUMNS = 10_000
+"""Each column of each slab is a request to S3, one behind the other: so many take some five minutes."""
 
 DAMAGED = "the file is damaged or cut off: upload it again, whole"
 
@@ -163,6 +165,8 @@ def check_features(name: str, head: ArrayHead) -> None:
     if not head.divisible and head.nbytes > MAX_WHOLE_BYTES:
         most = f"{MAX_WHOLE_BYTES >> 20} MB"
         refuse(name, f"an array of more than {most} must be saved in C order (numpy.ascontiguousarray)")
+    if not head.divisible and head.columns * -(-head.nbytes // SLAB_BYTES) > MAX_SLAB_COLUMNS:
+        refuse(name, "an array of so many rows and columns must be saved in C order (numpy.ascontiguousarray)")
 
 
 def row_blocks(array: StoredArray, first: int, end: int, step: int) -> Iterator[NDArray[Any]]:

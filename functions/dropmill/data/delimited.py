@@ -163,15 +163,17 @@ def _slices(
     """The rows of a piece, or all of a file that isn't divided, in slices; without what is blank, BOM and names."""
     if divided:
         found = lines.of_piece(file, piece, progress, gzipped=False, slice_bytes=SLICE_BYTES)
-        yield from filter(_is_not_blank, found)
+        yield from (part for part in found if _is_not_blank(part, layout.delimiter))
         return
     with file.open() as source, unpacked(source, file.name, gzipped=layout.gzipped) as stream:
         found = _slices_of_rows(stream, progress, file.name)
-        yield from filter(_is_not_blank, _without_names(found, layout) if layout.header else found)
+        found = _without_names(found, layout) if layout.header else found
+        yield from (part for part in found if _is_not_blank(part, layout.delimiter))
 
 
-def _is_not_blank(part: lines.Slice) -> bool:
-    return bool(part.data) and not part.data.isspace()
+def _is_not_blank(part: lines.Slice, delimiter: str) -> bool:
+    """Whether there is more than blank lines; a line of delimiters alone is a row whose cells are all empty."""
+    return bool(part.data) and (not part.data.isspace() or delimiter.encode() in part.data)
 
 
 def _slices_of_rows(stream: Readable, progress: Progress, file_name: str) -> Iterator[lines.Slice]:

@@ -91,7 +91,7 @@ def look(files: Sequence[DropFile], options: DataOptions, *, width: int | None =
     if kind is FileFormat.IDX:
         files = _paired(files)
     looks = _looks(kind, files, options, gzipped=gzipped, width=width)
-    layout = _agreed(looks, files)
+    layout = _agreed(looks, files, width)
     if any(drop.part for drop in files):
         layout = layout.model_copy(update={"pre_split": True})
     scanned = sum(drop.file.size for drop in files) <= SCAN_BYTES_MAX
@@ -169,13 +169,13 @@ def _looks(
     return looks
 
 
-def _agreed(looks: Sequence[Look], files: Sequence[DropFile]) -> Layout:
-    """The layout of all files; sparse ones may differ in how many columns they have."""
+def _agreed(looks: Sequence[Look], files: Sequence[DropFile], width: int | None) -> Layout:
+    """The layout of all files; sparse ones may differ in how many columns they have, unless `width` says it."""
     first = looks[0].layout
     if first.sparse_columns is not None and first.format is FileFormat.LIBSVM:
         widest = max(seen.layout.sparse_columns or 1 for seen in looks)
         lowest = min(seen.layout.first_index for seen in looks)
-        if lowest == 0 and any(seen.layout.first_index for seen in looks):
+        if width is None and lowest == 0 and any(seen.layout.first_index for seen in looks):
             # Files that show no column 0 were counted from 1.
             widest = max((seen.layout.sparse_columns or 1) + seen.layout.first_index for seen in looks)
         return first.model_copy(update={"sparse_columns": widest, "first_index": lowest})

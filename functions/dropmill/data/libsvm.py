@@ -90,11 +90,15 @@ class _Rules:
 
 @dataclass(frozen=True)
 class _Checked:
-    """Rows that keep to the rules, of `seen` that there were. Columns count from 0."""
+    """Rows that keep to the rules, of `seen` that there were. Columns count from 0.
+
+    `span` is the lowest and the highest of them, also of values that are zero and left out; None where there is none.
+    """
 
     features: SparseMatrix
     labels: Float64Array
     seen: int
+    span: tuple[int, int] | None
 
 
 def look(file: OpenFile, options: DataOptions, *, gzipped: bool, width: int | None = None) -> Look:
@@ -112,9 +116,8 @@ def look(file: OpenFile, options: DataOptions, *, gzipped: bool, width: int | No
         for part in _slices(file, _all_of(file), Progress(0, 0), gzipped=gzipped):
             checked = _checked(part, rules, problems)
             seen += checked.seen
-            if len(checked.features.columns):
-                lowest = min(lowest, int(checked.features.columns.min()))
-                highest = max(highest, int(checked.features.columns.max()))
+            if checked.span is not None:
+                lowest, highest = min(lowest, checked.span[0]), max(highest, checked.span[1])
             if width is not None and seen:
                 break
     except TooManyProblems:
@@ -279,13 +282,14 @@ def _sparse(
         columns, values = columns[order], values[order]
         if ((columns[1:] == columns[:-1]) & (of_row[1:] == of_row[:-1])).any():
             return None
+    span = (int(columns.min()), int(columns.max())) if len(columns) else None
     cast = values.astype(np.float32)
     kept = cast != 0
     if not kept.all():
         before = np.zeros(len(kept) + 1, dtype=np.int64)
         np.cumsum(kept, out=before[1:])
         columns, cast, offsets = columns[kept], cast[kept], before[offsets]
-    return _Checked(SparseMatrix(cast, columns, offsets, width), labels, seen)
+    return _Checked(SparseMatrix(cast, columns, offsets, width), labels, seen, span)
 
 
 # Line by line

@@ -40,10 +40,18 @@ class Archive:
     def choose(self, label: str | None) -> tuple[str, str | None]:
         """Say which member holds the features and which, if any, the labels.
 
-        The labels are the member that `label` names, else the first of LABEL_MEMBERS. The features are the first of
-        FEATURE_MEMBERS, else the only other member. Raises InvalidDrop if that finds no features.
+        The labels are the member that `label` names; without `label`, or where it is one of these names, the first of
+        LABEL_MEMBERS. An index means a column of the features. The features are the first of FEATURE_MEMBERS, else the
+        only other member. Raises InvalidDrop where there is no such member, and where that finds no features.
         """
-        labels = label if label in self.members else self._first(LABEL_MEMBERS)
+        labels = label
+        if label is None or (label not in self.members and label.lower() in LABEL_MEMBERS):
+            labels = self._first(LABEL_MEMBERS)
+        elif label not in self.members and label.isascii() and label.isdigit():
+            labels = None
+        elif label not in self.members:
+            there = ", ".join(shortened(name) for name in list(self.members)[:10]) or "none"
+            refuse(self.file.name, f"there is no array {shortened(label)!r} for the labels; the arrays are {there}")
         others = [name for name in self.members if name != labels]
         features = self._first(FEATURE_MEMBERS, but=labels) or (others[0] if len(others) == 1 else None)
         if features is None:
