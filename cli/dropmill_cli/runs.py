@@ -136,7 +136,7 @@ def describe(run: Run) -> RunDocument:
     )
     if record is None:
         return document.model_copy(update={"algorithm": _algorithm(run.run_id)})
-    return document.model_copy(update=record.model_dump(include=_RECORDED))
+    return document.model_copy(update={name: getattr(record, name) for name in _RECORDED})
 
 
 def at_home(document: RunDocument, log: str) -> RunDocument:

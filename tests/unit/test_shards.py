@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dropmill.contracts import DroppedFile, ObjectVersion, Unit
@@ -20,6 +20,7 @@ def file(size: int, unit: Unit = Unit.LINES, start: int = 0, end: int | None = N
 sizes = st.one_of(st.integers(1, 10_000), st.integers(1, 300 << 20), st.integers(1, 20 * TB))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(sizes, st.sampled_from([Unit.LINES, Unit.WHOLE, Unit.ROW_GROUPS])), min_size=1, max_size=8))
 def test_pieces_tile_every_file_once(described: list[tuple[int, Unit]]) -> None:
     files = [file(size, unit, end=max(1, size >> 22) if unit is Unit.ROW_GROUPS else None) for size, unit in described]
