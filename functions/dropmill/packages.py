@@ -182,7 +182,12 @@ def decide(plan: Plan, dataset: SealedDataset, package: str, judgement: Judgemen
         if judgement.verdict is Decision.APPROVED:
             _crown(plan, dataset, described, judgement)
         if judgement.verdict is not Decision.REJECTED or _note_rejection(plan, package):
-            _say(package, judgement)
+            # SageMaker compares nothing when it swaps, so a decision of the last moment is looked for here.
+            now = aws.sagemaker().describe_model_package(ModelPackageName=package)["ModelApprovalStatus"]
+            decided = now != "PendingManualApproval"
+            _say(package, judgement, approve=not decided)
+            if decided:
+                follow(package)
     champion = champions.find_pointer(plan.recipe_name).champion
     return RegisteredModel(
         package=package, verdict=judgement.verdict, champion=champion is not None and champion.package == package
@@ -193,34 +198,42 @@ def _crown(
     plan: Plan, dataset: SealedDataset, described: DescribeModelPackageOutputTypeDef, judgement: Judgement
 ) -> None:
     package = described["ModelPackageArn"]
-    known = champions.acted_on(plan.recipe_name, package)
-    if known == "Approved":
-        return  # by an earlier call, which died before it could say so
-    pointer = champions.find_pointer(plan.recipe_name)
-    judged_against = pointer.champion.version if pointer.champion else 0
-    if judged_against != judgement.champion_version or not champions.crown(
-        _candidate(plan, dataset, described), pointer, known
-    ):
-        raise ChampionMoved(
-            f"the champion of {plan.recipe_name} changed while run {plan.run_id} was judged; it is compared again"
-        )
+    for _ in range(_TRIES):
+        known = champions.acted_on(plan.recipe_name, package)
+        if known == "Approved":
+            return  # by an earlier call, which died before it could say so
+        pointer = champions.find_pointer(plan.recipe_name)
+        judged_against = pointer.champion.version if pointer.champion else 0
+        if judged_against != judgement.champion_version:
+            break
+        if champions.crown(_candidate(plan, dataset, described), pointer, known):
+            return
+        # That the package is pending may just have been noted, which moves no champion.
+    raise ChampionMoved(
+        f"the champion of {plan.recipe_name} changed while run {plan.run_id} was judged; it is compared again"
+    )
 
 
 def _note_rejection(plan: Plan, package: str) -> bool:
     """False where a person's decision about the package has been acted on meanwhile."""
-    known = champions.acted_on(plan.recipe_name, package)
-    return known != "Approved" and champions.note(plan.recipe_name, package, plan.run_id, "Rejected", known)
+    for _ in range(_TRIES):
+        known = champions.acted_on(plan.recipe_name, package)
+        if known == "Approved":
+            return False
+        if champions.note(plan.recipe_name, package, plan.run_id, "Rejected", known):
+            return True
+    return False
 
 
-def _say(package: str, judgement: Judgement) -> None:
-    """Write a verdict into the package; for one that waits, why it does."""
+def _say(package: str, judgement: Judgement, *, approve: bool) -> None:
+    """Write a verdict into the package, and without `approve` only its words; for one that waits, why it does."""
     words = {"verdict": judgement.verdict.value, "judged_against": judgement.champion_run or "no champion"}
     request: Any = {
         "ModelPackageArn": package,
         "CustomerMetadataProperties": {name: metadata_value(text) for name, text in words.items()},
         "ApprovalDescription": "; ".join(judgement.reasons)[:TEXT_MAX],
     }
-    if judgement.verdict in _APPROVALS:
+    if approve and judgement.verdict in _APPROVALS:
         request["ModelApprovalStatus"] = _APPROVALS[judgement.verdict]
     aws.sagemaker().update_model_package(**request)
 

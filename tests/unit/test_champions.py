@@ -317,6 +317,42 @@ class TestRegistration:
         assert registry.made[package]["ModelApprovalStatus"] == verdict.value.capitalize()
         assert champion_run() == (run_id(1) if verdict is Decision.APPROVED else None)
 
+    def test_a_rejection_at_the_last_moment_stands(self, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+        crown = champions.crown
+
+        def and_reject(candidate: Champion, *known: Any) -> bool:
+            done = crown(candidate, *known)
+            registry.made[candidate.package]["ModelApprovalStatus"] = "Rejected"
+            return done
+
+        monkeypatch.setattr(champions, "crown", and_reject)
+        package = registered(1, Decision.APPROVED)
+        assert registry.made[package]["ModelApprovalStatus"] == "Rejected"
+        assert champion_run() is None
+
+    def test_a_note_that_comes_between_costs_no_round(
+        self, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        crown = champions.crown
+
+        def noted_first(candidate: Champion, *known: Any) -> bool:
+            monkeypatch.setattr(champions, "crown", crown)
+            packages.follow(candidate.package)
+            return crown(candidate, *known)
+
+        monkeypatch.setattr(champions, "crown", noted_first)
+        package = registered(1, Decision.APPROVED)
+        assert registry.made[package]["ModelApprovalStatus"] == "Approved"
+        assert champion_run() == run_id(1)
+
+    def test_an_approval_by_way_of_pending_moves_the_champion_back(self, registry: Registry) -> None:
+        first = registered(1, Decision.APPROVED)
+        registered(2, Decision.APPROVED, against=1)
+        for approval in ("PendingManualApproval", "Approved"):
+            registry.made[first]["ModelApprovalStatus"] = approval
+            packages.follow(first)
+        assert champion_run() == run_id(1)
+
     def test_a_call_that_died_after_the_crown_went_on_does_not_take_it_back(self, registry: Registry) -> None:
         def die() -> None:
             registry.before_update = lambda: None
