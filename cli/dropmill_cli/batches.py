@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime
 
-from dropmill import aws, ledger
+from dropmill import aws, champions
 from dropmill.contracts import StartedBatch, StartedBatches
 from dropmill_cli.endpoints import check_recipe
 from dropmill_cli.errors import CommandError
@@ -17,7 +17,7 @@ def start(stack: Stack, recipe: str) -> StartedBatch:
         CommandError: the recipe has no champion, or Start Scoring failed.
     """
     check_recipe(recipe)
-    if ledger.find_champion(recipe) is None:
+    if champions.find_pointer(recipe).champion is None:
         raise CommandError(
             f"recipe {recipe} has no champion to score with; `dropmill models {recipe}` lists its models, and"
             " `dropmill approve RUN` puts one to use"

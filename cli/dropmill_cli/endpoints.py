@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from dropmill import algorithms, aws, ledger
+from dropmill import algorithms, aws, champions, ledger
 from dropmill.contracts import Champion, Plan, RunKind
 from dropmill.leases import close_leases, launch
 from dropmill.ledger import Lease, LeaseState, Run
@@ -109,7 +109,7 @@ def bring_up(recipe: str, seconds: int, say: Say, *, pause: float) -> UpDocument
 
 def _champion(recipe: str) -> tuple[Champion, Plan]:
     check_recipe(recipe)
-    champion = ledger.find_champion(recipe)
+    champion = champions.find_pointer(recipe).champion
     if champion is None:
         raise CommandError(
             f"recipe {recipe} has no champion to serve; `dropmill models {recipe}` lists its models, and"

@@ -23,7 +23,7 @@ from boto3.dynamodb.conditions import Key
 from botocore.exceptions import ClientError
 
 from dropmill import aws
-from dropmill.contracts import Champion, Decision, ObjectVersion, RunKind, RunStatus
+from dropmill.contracts import Decision, ObjectVersion, RunKind, RunStatus
 from dropmill.errors import RunClosed
 from dropmill.naming import Step
 from dropmill.settings import setting
@@ -35,7 +35,6 @@ CLAIM_SECONDS = 300
 
 _META = "META"
 _LEASE = "LEASE#"
-_CHAMPION = "CHAMPION#"
 
 
 class LeaseState(StrEnum):
@@ -477,14 +476,6 @@ def forget_token(lease: Lease) -> None:
         condition="#state = :closed AND attribute_not_exists(#token)",
         closed=LeaseState.CLOSED.value,
     )
-
-
-def find_champion(recipe: str) -> Champion | None:
-    """The recipe's model in use."""
-    item: dict[str, Any] | None = (
-        _table().get_item(Key={"pk": f"{_CHAMPION}{recipe}", "sk": _META}, ConsistentRead=True).get("Item")
-    )
-    return Champion.model_validate_json(item["champion"]) if item and item.get("champion") else None
 
 
 def _query(index: str, condition: Any) -> Iterator[dict[str, Any]]:

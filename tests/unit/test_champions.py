@@ -108,7 +108,7 @@ def candidate(number: int) -> Champion:
 class TestPointer:
     def test_there_is_none_at_first(self) -> None:
         assert champions.find_pointer(RECIPE) == Pointer(0, None)
-        assert ledger.find_champion(RECIPE) is None
+        assert champions.find_pointer(RECIPE).champion is None
 
     def test_of_two_that_read_the_same_one_moves_it(self) -> None:
         for version in (0, 1):
@@ -117,7 +117,7 @@ class TestPointer:
             assert champions.crown(candidate(2 * version), pointer, None)
             assert not champions.crown(candidate(2 * version + 1), pointer, None)
             assert champions.acted_on(RECIPE, f"arn:package/{2 * version + 1}") is None
-        found = ledger.find_champion(RECIPE)
+        found = champions.find_pointer(RECIPE).champion
         assert found is not None
         assert (found.run_id, found.version) == (run_id(2), 2)
 
@@ -127,7 +127,7 @@ class TestPointer:
         assert before.champion is not None
         assert champions.dethrone(before.champion, before, "Approved")
         assert champions.find_pointer(RECIPE) == Pointer(2, None)
-        assert ledger.find_champion(RECIPE) is None
+        assert champions.find_pointer(RECIPE).champion is None
         assert not champions.crown(candidate(2), before, None)
         assert not champions.crown(candidate(2), Pointer(0, None), None)
         assert champions.crown(candidate(2), champions.find_pointer(RECIPE), None)
@@ -246,14 +246,14 @@ def registered(number: int, verdict: Decision, *, against: int = 0, round: int =
 
 
 def champion_run() -> str | None:
-    found = ledger.find_champion(RECIPE)
+    found = champions.find_pointer(RECIPE).champion
     return found.run_id if found else None
 
 
 class TestRegistration:
     def test_an_approved_model_becomes_the_champion(self, registry: Registry) -> None:
         package = registered(1, Decision.APPROVED)
-        found = ledger.find_champion(RECIPE)
+        found = champions.find_pointer(RECIPE).champion
         assert found is not None
         assert found.model_dump(exclude={"moved_at"}) == {
             "recipe": RECIPE,

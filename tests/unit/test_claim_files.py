@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import boto3
 import pytest
 
-from dropmill import claims, ledger, storage
+from dropmill import champions, claims, ledger, storage
+from dropmill.champions import Pointer
 from dropmill.contracts import (
     BatchPlan,
     Champion,
@@ -63,7 +64,9 @@ def stack(ledger_table: str, monkeypatch: pytest.MonkeyPatch) -> None:
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
     storage.write_document(plan_key(RUN), plan)
-    monkeypatch.setattr(ledger, "find_champion", lambda recipe: CHAMPION if recipe == "digits" else None)
+    monkeypatch.setattr(
+        champions, "find_pointer", lambda recipe: Pointer(1, CHAMPION) if recipe == "digits" else Pointer(0, None)
+    )
 
 
 def put(name: str, body: bytes = ROWS) -> str:

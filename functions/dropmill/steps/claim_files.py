@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 
-from dropmill import aws, claims, ledger, storage
+from dropmill import aws, champions, claims, ledger, storage
 from dropmill.contracts import (
     BatchPlan,
     Champion,
@@ -47,7 +47,7 @@ def claim_files(request: ClaimInput) -> ClaimedFiles:
     new = [] if sources else _unclaimed(request.recipe)
     if not sources and not new:
         return _claimed(0, 0)
-    champion = ledger.find_champion(request.recipe)
+    champion = champions.find_pointer(request.recipe).champion
     if champion is None:
         raise NoChampion(
             f"recipe {request.recipe} has no model in use: train one (dropmill drop), or approve one (dropmill models"
