@@ -67,6 +67,9 @@ class Stack:
     resources: dict[str, str]
     attributes: dict[str, dict[str, Any]] = field(repr=False)
     template: dict[str, Any] = field(repr=False)
+    properties: dict[str, dict[str, Any]] = field(repr=False, default_factory=dict)
+    """What each resource was made with, in the order in which they were made."""
+    parameters: dict[str, str] = field(repr=False, default_factory=dict)
 
 
 # -- reading
@@ -477,6 +480,7 @@ def deploy(
         raise TemplateError(f"{stack_name!r} is no name for a stack: letters, digits and hyphens, 128 at most")
     translated = translate(template, parameters=parameters, region=region)
     made: dict[str, Made] = {}
+    given: dict[str, dict[str, Any]] = {}
     resolver = Resolver(
         translated,
         parameters=parameters or {},
@@ -509,7 +513,7 @@ def deploy(
     for logical_id in creation_order(bodies, resolver):
         body = bodies[logical_id]
         with resources.blame(logical_id, body["Type"]):
-            properties = resolver.resolve(body.get("Properties") or {})
+            given[logical_id] = properties = resolver.resolve(body.get("Properties") or {})
             made[logical_id] = resources.create(context, body["Type"], logical_id, properties)
     context.check_invocable()
     outputs = {}
@@ -523,6 +527,11 @@ def deploy(
         resources={logical_id: thing.physical_id for logical_id, thing in made.items()},
         attributes={logical_id: dict(thing.attributes) for logical_id, thing in made.items()},
         template=translated,
+        properties=given,
+        parameters={
+            name: ",".join(value) if isinstance(value, list) else value
+            for name, value in parameter_values(translated.get("Parameters") or {}, parameters or {}).items()
+        },
     )
 
 
