@@ -141,7 +141,10 @@ class Cloud:
         _empty_moto()
 
         self.clock = Clock()
-        self._stacks = Stacks(region=self.region, account_id=self.account_id)
+        self._stacks = Stacks(
+            region=self.region, account_id=self.account_id, client=self.client, lambdas=lambda: self.lambdas
+        )
+        stop.callback(self._stacks.close)
         self.hooks = Hooks()
         self.lambdas = Lambdas(
             endpoint_url=self.endpoint_url,

@@ -217,6 +217,10 @@ class Lambdas:
         )
         self._call(self._register(function))
 
+    def unregister(self, function_name: str) -> None:
+        """Forget a function, if it is known: its workers end when they are idle."""
+        self._call(self._unregister(function_name))
+
     def configure_async(self, function_name: str, *, retries: int = 2, on_failure_arn: str | None = None) -> None:
         """Say how often a failed event is tried again (0 to 2), and where it goes after that.
 
@@ -330,6 +334,11 @@ class Lambdas:
         if old is not None:
             for worker in old.workers:
                 worker.retire()
+
+    async def _unregister(self, function_name: str) -> None:
+        pool = self._pools.pop(function_name, None)
+        for worker in pool.workers if pool is not None else ():
+            worker.retire()
 
     async def _prewarm(self, pools: list[_Pool], *, wait: bool) -> None:
         for pool in pools:
