@@ -17,6 +17,7 @@ from io import BytesIO
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs
+from xml.sax.saxutils import escape
 
 from moto.moto_server import werkzeug_app
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
@@ -172,7 +173,10 @@ class Application(DomainDispatcherApplication):
     def _execute(self, service: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if service == "sagemaker":
             return self._sagemaker(environ, start_response)
-        answer: Iterable[bytes] = super().__call__(environ, start_response)
+        try:
+            answer: Iterable[bytes] = super().__call__(environ, start_response)
+        except NotImplementedError as error:
+            return _not_served(environ, start_response, service, str(error))
         return answer
 
     def _execute_with_hooks(self, service: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -236,6 +240,17 @@ def _answer_json(start_response: StartResponse, status: int, code: str, message:
         ("x-amzn-ErrorType", code),
     ]
     start_response(f"{status} {code}", headers)
+    return [body]
+
+
+def _not_served(environ: Environ, start_response: StartResponse, service: str, reason: str) -> list[bytes]:
+    """Say that moto doesn't know an operation, in the form in which the service's clients read errors."""
+    message = f"{service} doesn't serve this here: {reason}"
+    if environ.get("HTTP_X_AMZ_TARGET"):
+        return _answer_json(start_response, 501, "UnknownOperationException", message)
+    error = f"<Error><Code>UnknownOperationException</Code><Message>{escape(message)}</Message></Error>"
+    body = f"<ErrorResponse>{error}</ErrorResponse>".encode()
+    start_response("501 Not Implemented", [("Content-Type", "text/xml"), ("Content-Length", str(len(body)))])
     return [body]
 
 
