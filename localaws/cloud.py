@@ -28,6 +28,7 @@ from botocore.config import Config
 
 from localaws import dynamodb, lambdas, s3, stepfunctions
 from localaws.clock import Clock
+from localaws.faults import Faults
 from localaws.lambdas import Lambdas, LogEvents
 from localaws.stacks import Stacks
 
@@ -51,15 +52,16 @@ class Cloud:
     """An embedded cloud, between `start` and `stop` (or within a `with` block).
 
     `port` 0 takes a free one. With `rules=False` events reach no rule and schedules rest, for calling functions by
-    hand. `programs` says what runs an algorithm's image (None: the built-in ones). With `hold_memory` the operating
-    system holds every Lambda to its memory, and kills it beyond. While it runs: `client`, `deploy`, `clock`, `events`,
-    `lambdas`, `sagemaker` and `hooks`.
+    hand. `programs` says what runs an algorithm's image (None: the built-in ones). Every Lambda is held to its memory,
+    to read-only code and to a `/tmp` of its own, unless `hold_memory` or `isolate` is False. While it runs: `client`,
+    `deploy`, `clock`, `events`, `lambdas`, `sagemaker` and `hooks`.
     """
 
     events: "Dispatcher"
     lambdas: Lambdas
     sagemaker: "SageMaker"
     hooks: "Hooks"
+    faults: Faults
     clock: Clock
 
     def __init__(
@@ -70,7 +72,8 @@ class Cloud:
         *,
         rules: bool = True,
         programs: "Programs | None" = None,
-        hold_memory: bool = False,
+        hold_memory: bool = True,
+        isolate: bool = True,
     ) -> None:
         self._host = host
         self._port = port
@@ -79,6 +82,7 @@ class Cloud:
         self._rules = rules
         self._programs = programs
         self._hold_memory = hold_memory
+        self._isolate = isolate
         # One session for all clients: each would parse the endpoints of all AWS again.
         self._session = boto3.Session(
             aws_access_key_id="local",
@@ -146,6 +150,8 @@ class Cloud:
         )
         stop.callback(self._stacks.close)
         self.hooks = Hooks()
+        self.faults = Faults(client=self.client)
+        stop.callback(self.faults.close)
         self.lambdas = Lambdas(
             endpoint_url=self.endpoint_url,
             region=self.region,
@@ -153,20 +159,25 @@ class Cloud:
             write_logs=_LogWriter(self).write,
             deliver=self._deliver,
             hold_memory=self._hold_memory,
+            isolate=self._isolate,
         )
         stop.callback(self.lambdas.close)
+        self.faults.kill_worker = self.lambdas.kill_at_work
+        self.lambdas.faults = self.faults
 
         from localaws.events import Dispatcher
 
         self.events = Dispatcher(
             client=self.client, clock=self.clock, region=self.region, account_id=self.account_id, rules=self._rules
         )
+        self.events.faults = self.faults
         stop.callback(self.events.stop)
 
         from localaws.sagemaker.app import SageMaker
 
         self.sagemaker = SageMaker(endpoint_url=self.endpoint_url, emit=self.events.emit, programs=self._programs)
         stop.callback(self.sagemaker.close)
+        self.sagemaker.gates.faults = self.faults
 
         prepared: set[str] = set()
 
@@ -194,7 +205,7 @@ class Cloud:
         stop_executions = stop.enter_context(contextlib.ExitStack())
         _choose_backends()
         self.events.start()
-        server.serve(Application(sagemaker=self.sagemaker.wsgi, hooks=self.hooks, prepare=prepare))
+        server.serve(Application(sagemaker=self.sagemaker.wsgi, hooks=self.hooks, prepare=prepare, faults=self.faults))
 
     def stop(self) -> None:
         """End everything that was started: executions, workers, jobs, endpoints, threads, connections."""

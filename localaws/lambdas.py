@@ -5,6 +5,10 @@ API of ours on a port of its own (https://docs.aws.amazon.com/lambda/latest/dg/r
 on demand, used again while they are warm, and killed when they run over the function's time-out, or over its memory
 where they are held to it. All of it happens on one event loop in one thread; `invoke` may be called from any thread.
 
+The operating system holds each worker to its function's memory (`localaws.memory`), and to a `/tmp` of its own beside
+read-only code (`localaws.sandbox`). No more calls run at once than an account's quota allows, or a function's reserved
+concurrency (https://docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html).
+
 A worker's environment is built from nothing: what the function declares, what Lambda itself sets, made-up credentials,
 and `AWS_ENDPOINT_URL` at this cloud. Nothing of the host's environment reaches it. X-Ray is switched off, for there is
 no daemon to take the traces.
@@ -27,17 +31,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from localaws import memory, seams
+from localaws import memory, sandbox, seams
+from localaws.faults import Faults
 from localaws.memory import Hold
+from localaws.sandbox import Sandbox
 from localaws.seams import Seam
 
 MAX_REQUEST_BYTES = 6 * 1024 * 1024
 MAX_EVENT_BYTES = 1024 * 1024
 MAX_RESPONSE_BYTES = 6_291_556
+ACCOUNT_CONCURRENCY = 1000
+UNRESERVED_LEAST = 100
 
 _INIT_SECONDS = 60.0
 _IDLE_SECONDS = 300.0
 _FLUSH_SECONDS = 0.1
+_THROTTLED_SECONDS = 0.2
 _MAX_LINE_BYTES = 256 * 1024 - 26  # what CloudWatch Logs takes in one event
 _MAX_HEADER_BYTES = 2 * 1024 * 1024  # the runtime client sends an error's cause in a header of up to 1 MB
 _TAIL_BYTES = 4096
@@ -52,9 +61,20 @@ class LambdaError(Exception):
     """A Lambda function can't be run here."""
 
 
+class Throttled(LambdaError):
+    """As many calls run as may. `reason` is Lambda's own word for which limit it was."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("Rate Exceeded.")
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Function:
-    """One function. `timeout` is in seconds, `memory` in MB."""
+    """One function. `timeout` is in seconds, `memory` and `ephemeral_storage` in MB.
+
+    `reserved_concurrency` is how many calls may run at once (None: what the account has left).
+    """
 
     name: str
     folder: Path
@@ -64,6 +84,8 @@ class Function:
     environment: Mapping[str, str]
     log_group: str
     dead_letter_arn: str | None = None
+    ephemeral_storage: int = 512
+    reserved_concurrency: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +119,7 @@ class _Worker:
     stream: str
     process: asyncio.subprocess.Process | None = None
     hold: Hold | None = None
+    sandbox: Sandbox | None = None
     next: "asyncio.Future[_Invocation] | None" = None
     current: _Invocation | None = None
     ready: bool = False
@@ -128,6 +151,7 @@ class _Pool:
     rule: AsyncRule = AsyncRule()
     workers: list[_Worker] = field(default_factory=list)
     waiting: "deque[_Invocation]" = field(default_factory=deque)
+    running: int = 0
 
     @property
     def idle(self) -> list[_Worker]:
@@ -142,8 +166,8 @@ class Lambdas:
     """All functions of one cloud.
 
     `write_logs(group, stream, [(epoch milliseconds, line), ...])` gets what functions print. `deliver(arn, body,
-    attributes)` takes failed events to a dead-letter queue or an on-failure destination. With `hold_memory` the
-    operating system holds each worker to its function's memory, as `localaws.memory` says.
+    attributes)` takes failed events to a dead-letter queue or an on-failure destination. Without `hold_memory` workers
+    take what memory they like, and without `isolate` they see the host's `/tmp` and may write to their code.
     """
 
     def __init__(
@@ -156,7 +180,9 @@ class Lambdas:
         deliver: Deliver,
         workers_per_function: int = 10,
         retry_delays: tuple[float, ...] = (0.2, 0.5),
-        hold_memory: bool = False,
+        hold_memory: bool = True,
+        isolate: bool = True,
+        account_concurrency: int = ACCOUNT_CONCURRENCY,
     ) -> None:
         self._endpoint_url = endpoint_url
         self._region = region
@@ -165,9 +191,12 @@ class Lambdas:
         self._deliver = deliver
         self._limit = workers_per_function
         self._hold_memory = hold_memory
-        self._cgroup = memory.find_parent() if hold_memory else None
+        self._cgroup = memory.find_working_parent() if hold_memory else None
+        self._isolate = isolate
+        self._account_concurrency = account_concurrency
         # Whether a function gets its first worker as soon as it is registered, rather than at its first call.
         self.prewarming = False
+        self.faults = Faults()
         # AWS waits one minute and then two; nobody wants to here.
         self._retry_delays = retry_delays
         self._pools: dict[str, _Pool] = {}
@@ -198,13 +227,26 @@ class Lambdas:
         environment: Mapping[str, str] | None = None,
         dead_letter_arn: str | None = None,
         log_group: str | None = None,
+        ephemeral_storage: int = 512,
+        reserved_concurrency: int | None = None,
     ) -> None:
         """Make a function known, or replace it: workers of the old one end when they are idle.
 
-        Raises LambdaError if the code folder doesn't exist.
+        Raises LambdaError if the code folder doesn't exist, or if more of the account's concurrency would be reserved
+        than may be.
         """
         if not code_folder.is_dir():
             raise LambdaError(f"{function_name}: its code folder {code_folder} doesn't exist")
+        others = sum(
+            pool.function.reserved_concurrency or 0 for name, pool in self._pools.items() if name != function_name
+        )
+        if others + (reserved_concurrency or 0) > self._account_concurrency - UNRESERVED_LEAST:
+            raise LambdaError(
+                f"{function_name}: specified ReservedConcurrentExecutions for function decreases account's "
+                f"UnreservedConcurrentExecution below its minimum value of [{UNRESERVED_LEAST}]"
+            )
+        if self._isolate:
+            sandbox.compile_code(code_folder)
         function = Function(
             name=function_name,
             folder=code_folder.resolve(),
@@ -214,6 +256,8 @@ class Lambdas:
             environment=dict(environment or {}),
             log_group=log_group or f"/aws/lambda/{function_name}",
             dead_letter_arn=dead_letter_arn,
+            ephemeral_storage=ephemeral_storage,
+            reserved_concurrency=reserved_concurrency,
         )
         self._call(self._register(function))
 
@@ -257,7 +301,7 @@ class Lambdas:
     def invoke(self, function_name: str, payload: bytes, *, request_id: str | None = None) -> Answer:
         """Run a function and wait for its answer. An error of the function is an answer with `error` set.
 
-        Raises LambdaError if the function is unknown or the cloud is stopping.
+        Raises LambdaError if the function is unknown or the cloud is stopping, Throttled if too many calls run already.
         """
         return self._call(self._run(self._pool(function_name), payload, request_id or str(uuid.uuid4())))
 
@@ -270,9 +314,11 @@ class Lambdas:
         if self._closing:
             raise LambdaError("the cloud is stopping")
         request = request_id or str(uuid.uuid4())
-        with self._no_events:
-            self._events += 1
-        asyncio.run_coroutine_threadsafe(self._run_event(pool, payload, request), self._loop)
+        copies = self.faults.copies_of_invocation(function_name, payload) if self.faults else 1
+        for _ in range(copies):
+            with self._no_events:
+                self._events += 1
+            asyncio.run_coroutine_threadsafe(self._run_event(pool, payload, request), self._loop)
         return request
 
     def wait_idle(self, timeout: float) -> bool:
@@ -283,6 +329,13 @@ class Lambdas:
     def kill(self, function_name: str) -> int:
         """Kill every worker of a function that is in the middle of a call; how many there were."""
         return self._call(self._kill(self._pool(function_name)))
+
+    def kill_at_work(self, function_name: str | None, about: bytes) -> int:
+        """Kill the workers, of one function or of any, whose call's payload has these bytes in it; how many there were.
+
+        Of one function, whose calls don't say, all workers at work.
+        """
+        return self._call(self._kill_at_work(function_name, about))
 
     def flush_logs(self) -> None:
         """Write what functions have printed up to now."""
@@ -353,11 +406,46 @@ class Lambdas:
             worker.kill()
         return len(busy)
 
+    async def _kill_at_work(self, function_name: str | None, about: bytes) -> int:
+        pools = self._pools.values() if function_name is None else [self._pool(function_name)]
+        busy = [worker for pool in pools for worker in pool.workers if worker.current is not None]
+        meant = [worker for worker in busy if worker.current is not None and about in worker.current.payload]
+        if not meant and function_name is not None:
+            meant = busy
+        for worker in meant:
+            worker.kill()
+        return len(meant)
+
     async def _run(self, pool: _Pool, payload: bytes, request_id: str) -> Answer:
+        self._refuse_over_quota(pool)
         invocation = _Invocation(request_id, payload, self._loop.create_future())
-        pool.waiting.append(invocation)
-        self._feed(pool)
-        return await invocation.answered
+        pool.running += 1
+        try:
+            pool.waiting.append(invocation)
+            self._feed(pool)
+            return await invocation.answered
+        finally:
+            pool.running -= 1
+
+    def _refuse_over_quota(self, pool: _Pool) -> None:
+        """A call counts from when it is taken, also while it waits for a worker of this machine."""
+        reserved = pool.function.reserved_concurrency
+        if reserved is not None:
+            if pool.running >= reserved:
+                raise Throttled("ReservedFunctionConcurrentInvocationLimitExceeded")
+            return
+        pools = self._pools.values()
+        left = self._account_concurrency - sum(one.function.reserved_concurrency or 0 for one in pools)
+        if sum(one.running for one in pools if one.function.reserved_concurrency is None) >= left:
+            raise Throttled("ConcurrentInvocationLimitExceeded")
+
+    async def _run_when_allowed(self, pool: _Pool, payload: bytes, request_id: str) -> Answer:
+        """An event that is throttled goes back into Lambda's own queue, and no try of it is lost."""
+        while True:
+            try:
+                return await self._run(pool, payload, request_id)
+            except Throttled:
+                await asyncio.sleep(_THROTTLED_SECONDS)
 
     async def _run_event(self, pool: _Pool, payload: bytes, request_id: str) -> None:
         try:
@@ -366,7 +454,7 @@ class Lambdas:
             for attempt in range(1 + rule.retries):
                 if attempt:
                     await asyncio.sleep(self._retry_delays[min(attempt, len(self._retry_delays)) - 1])
-                answer = await self._run(pool, payload, request_id)
+                answer = await self._run_when_allowed(pool, payload, request_id)
                 if answer.error is None:
                     return
             letters = _dead_letters(pool.function, self.arn(pool.function.name), rule, request_id, payload, answer)
@@ -394,6 +482,10 @@ class Lambdas:
         self._print(pool, worker, f"START RequestId: {invocation.request_id} Version: $LATEST", invocation)
         waiting, worker.next = worker.next, None
         waiting.set_result(invocation)
+        if self.faults:
+            seconds = self.faults.seconds_to_live(pool.function.name, invocation.payload)
+            if seconds is not None:
+                self._loop.call_later(seconds, lambda: worker.kill() if worker.current is invocation else None)
 
     def _finish(self, pool: _Pool, worker: _Worker, payload: bytes, error: str | None) -> None:
         invocation, worker.current = worker.current, None
@@ -458,8 +550,10 @@ class Lambdas:
         self._loop.add_reader(worker.log_pipe, self._read_log, pool, worker)
         try:
             worker.hold = Hold(function.memory, self._cgroup) if self._hold_memory else None
+            worker.sandbox = Sandbox(function.folder, function.ephemeral_storage) if self._isolate else None
             worker.process = await asyncio.create_subprocess_exec(
                 *(worker.hold.prefix if worker.hold else ()),
+                *(worker.sandbox.prefix if worker.sandbox else ()),
                 sys.executable,
                 "-m",
                 "awslambdaric",
@@ -494,6 +588,8 @@ class Lambdas:
                 writer.close()
             if worker.hold is not None:
                 await worker.hold.release()
+            if worker.sandbox is not None:
+                worker.sandbox.release()
         self._drop(pool, worker)
         if worker.next is not None:
             worker.next.cancel()
@@ -548,7 +644,8 @@ class Lambdas:
             "LAMBDA_TASK_ROOT": str(function.folder),
             "_HANDLER": function.handler,
         }
-        return platform | dict(function.environment) | fixed
+        own = worker.sandbox.environment if worker.sandbox is not None else {}
+        return platform | own | dict(function.environment) | fixed
 
     async def _serve(
         self, pool: _Pool, worker: _Worker, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -793,6 +890,9 @@ def _invoke_in_pool(_original: Any) -> Any:
                 _lambdas.invoke_event(function.function_name, payload or b"{}")
                 return b""
             answer = _lambdas.invoke(function.function_name, payload or b"{}")
+        except Throttled as error:
+            response_headers["x-amzn-lambda-throttle-reason"] = error.reason
+            raise ServiceError(429, "TooManyRequestsException", str(error)) from error
         except LambdaError as error:
             raise ServiceError(500, "ServiceException", str(error)) from error
         if answer.error is not None:

@@ -17,15 +17,18 @@ import itertools
 import os
 import re
 import signal
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 MB = 1 << 20
 ALLOWANCE_MB = 128
 CORE_ALLOWANCE_MB = 64
+PROBE_MB = 64
 
 _NAME = "localaws-{pid}-{number}"
 _NAMED = re.compile(r"localaws-(\d+)-\d+")
+_PROBE_SECONDS = 10.0
 _REMOVE_TRIES = 100
 _REMOVE_SECONDS = 0.02
 _numbers = itertools.count()
@@ -115,6 +118,30 @@ def find_parent(
             if folder is not None and (parent := _with_children(folder, point)) is not None:
                 return Parent(parent, 2)
     return None
+
+
+def find_working_parent() -> Parent | None:
+    """`find_parent`, if a process can really be put below it: what may be made may yet not be moved into."""
+    parent = find_parent()
+    if parent is None:
+        return None
+    hold = Hold(PROBE_MB, parent)
+    if hold.group is None:
+        return None
+    try:
+        tried = subprocess.run(
+            [*hold.prefix, "/bin/true"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROBE_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    finally:
+        with contextlib.suppress(OSError):
+            hold.group.rmdir()
+    return parent if tried.returncode == 0 else None
 
 
 def _below(point: Path, root: str, path: str) -> Path | None:

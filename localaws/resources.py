@@ -60,6 +60,8 @@ class FunctionRegistry(Protocol):
         environment: Mapping[str, str],
         dead_letter_arn: str | None,
         log_group: str | None,
+        ephemeral_storage: int,
+        reserved_concurrency: int | None,
     ) -> None: ...
 
     def configure_async(self, function_name: str, *, retries: int, on_failure_arn: str | None) -> None: ...
@@ -631,9 +633,9 @@ def _function(context: Context, properties: dict[str, Any]) -> Made:
         PackageType=properties.get("PackageType"),
         Tags=_tag_map(properties),
     )["FunctionArn"]
-    if "ReservedConcurrentExecutions" in properties:
-        limit = properties["ReservedConcurrentExecutions"]
-        context.call("lambda", "put_function_concurrency", FunctionName=name, ReservedConcurrentExecutions=limit)
+    reserved = properties.get("ReservedConcurrentExecutions")
+    if reserved is not None:
+        context.call("lambda", "put_function_concurrency", FunctionName=name, ReservedConcurrentExecutions=reserved)
     context.lambdas.register(
         function_name=name,
         code_folder=folder,
@@ -643,6 +645,8 @@ def _function(context: Context, properties: dict[str, Any]) -> Made:
         environment=environment,
         dead_letter_arn=dead_letters,
         log_group=(properties.get("LoggingConfig") or {}).get("LogGroup"),
+        ephemeral_storage=int((properties.get("EphemeralStorage") or {}).get("Size", 512)),
+        reserved_concurrency=None if reserved is None else int(reserved),
     )
     return Made(name, {"Arn": arn})
 

@@ -99,7 +99,7 @@ def meet(event, context):
 class Cloud:
     """What a pool needs of a cloud, kept in lists."""
 
-    def __init__(self, folder: Path, *, hold_memory: bool = False) -> None:
+    def __init__(self, folder: Path, *, hold_memory: bool = False, isolate: bool = False) -> None:
         (folder / "handlers.py").write_text(HANDLERS)
         self.folder = folder
         self.lines: list[tuple[str, str, str]] = []
@@ -113,6 +113,7 @@ class Cloud:
             workers_per_function=4,
             retry_delays=(0.0, 0.0),
             hold_memory=hold_memory,
+            isolate=isolate,
         )
 
     def register(self, name: str, **rest: Any) -> str:
