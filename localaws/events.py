@@ -27,6 +27,7 @@ from typing import Any, Protocol, Self
 from botocore.exceptions import BotoCoreError, ClientError
 
 from localaws import schedules
+from localaws.faults import Faults
 from localaws.seams import Seam
 
 LOG = logging.getLogger(__name__)
@@ -151,6 +152,9 @@ class Dispatcher:
         self._looked = 0
         self._planned: dict[str, _Planned] = {}
         self._interceptions: list[Interception] = []
+        # Events that a fault holds back: when they are due, a number, the event and its bus.
+        self._held: list[tuple[float, int, Event, str]] = []
+        self.faults = Faults()
         self._log: deque[Event] = deque(maxlen=LOG_LENGTH)
         self._numbers = itertools.count()
         self._stopping = False
@@ -194,11 +198,16 @@ class Dispatcher:
             "resources": event.get("resources") or [],
             "detail": event["detail"],
         }
-        full = json.loads(json.dumps(full))
+        text = json.dumps(full)
+        full = json.loads(text)
+        delays = self.faults.deliveries_of(full, text.encode) if self.faults else [0.0]
         with self._changed:
             self._log.append(full)
-            for _ in range(self._copies(full)):
-                self._queue.append((full, bus))
+            for delay in delays * self._copies(full):
+                if delay:
+                    heapq.heappush(self._held, (time.monotonic() + delay, next(self._numbers), full, bus))
+                else:
+                    self._queue.append((full, bus))
                 self._pending += 1
             self._changed.notify_all()
 
@@ -272,6 +281,8 @@ class Dispatcher:
                 if self._stopping:
                     return
                 events, self._queue = self._queue, deque()
+                while self._held and self._held[0][0] <= time.monotonic():
+                    events.append(heapq.heappop(self._held)[2:])
                 retries = []
                 while self._retries and self._retries[0][0] <= time.monotonic():
                     retries.append(heapq.heappop(self._retries)[2])
@@ -297,8 +308,8 @@ class Dispatcher:
                 self._changed.notify_all()
 
     def _wait(self) -> float | None:
-        """Seconds until a retry or a schedule is due; None when neither is planned."""
-        waits = [self._retries[0][0] - time.monotonic()] if self._retries else []
+        """Seconds until a retry, an event that was held back or a schedule is due; None when none is planned."""
+        waits = [waiting[0][0] - time.monotonic() for waiting in (self._retries, self._held) if waiting]
         if self._rules and (due := [planned.due for planned in self._planned.values() if planned.due]):
             waits.append((min(due) - self._clock.now()).total_seconds())
         return min(max(min(waits), 0), LONGEST_WAIT) if waits else None
@@ -445,6 +456,8 @@ class Dispatcher:
         with self._changed:
             self._log.append(event)
             copies = self._copies(event)
+        if self.faults:
+            copies *= len(self.faults.deliveries_of(event, json.dumps(event).encode))
         for _ in range(copies):
             self._send(event, source, targets)
 

@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape
 
 from moto.moto_server import werkzeug_app
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+
+from localaws.faults import Faults, Refused, s3_operation, xml_error
 
 LOG = logging.getLogger(__name__)
 
@@ -140,7 +142,9 @@ class Application(DomainDispatcherApplication):
     `prepare(service)` is called before moto's part for that service is first used.
     """
 
-    def __init__(self, *, sagemaker: WsgiApp, hooks: Hooks, prepare: Callable[[str], None]) -> None:
+    def __init__(
+        self, *, sagemaker: WsgiApp, hooks: Hooks, prepare: Callable[[str], None], faults: Faults | None = None
+    ) -> None:
         def create_app(service: Any) -> Any:
             prepare(str(service))
             # Otherwise any page in this machine's browser may read what is here.
@@ -150,6 +154,7 @@ class Application(DomainDispatcherApplication):
         super().__init__(create_app)
         self._sagemaker = sagemaker
         self._hooks = hooks
+        self._faults = faults or Faults()
         # moto lists its own folder to answer this, twice for each request.
         self._backend_for_host = functools.lru_cache(maxsize=256)(super().get_backend_for_host)
 
@@ -166,7 +171,7 @@ class Application(DomainDispatcherApplication):
             return _answer_json(start_response, 404, "NotFound", "moto's own control interface isn't served")
         scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
         service = scope.group(2).lower() if scope else ""
-        if not self._hooks or not service:
+        if not (self._hooks or self._faults) or not service:
             return self._execute(service, environ, start_response)
         return self._execute_with_hooks(service, environ, start_response)
 
@@ -186,7 +191,10 @@ class Application(DomainDispatcherApplication):
         environ.pop("HTTP_TRANSFER_ENCODING", None)
         call = Call(service, _operation(service, environ, body), environ.get("PATH_INFO", ""), body)
         held: list[Any] = []
+        after: Callable[[], None] | None = None
         try:
+            if self._faults:
+                after = self._meet_faults(call, environ)
             self._hooks.run_before(call)
             answer = self._execute(service, environ, lambda *arguments: held.append(arguments))
             try:
@@ -196,10 +204,41 @@ class Application(DomainDispatcherApplication):
                 if close is not None:
                     close()
             self._hooks.run_after(call)
+            if after is not None:
+                after()
         except CallError as error:
             return _answer_json(start_response, error.status, error.code, error.message)
+        except Refused as error:
+            return _answer_refusal(environ, start_response, service, error)
         start_response(*held[-1])
         return chunks
+
+    def _meet_faults(self, call: Call, environ: Environ) -> Callable[[], None] | None:
+        query = environ.get("QUERY_STRING", "")
+        operation = call.operation
+        if call.service == "s3":
+            operation = s3_operation(environ["REQUEST_METHOD"], call.path, query)
+        return self._faults.before_call(
+            f"{call.service}:{operation}",
+            lambda: b"\n".join([call.path.encode(), unquote(query).encode(), call.body]),
+            _caller(environ),
+        )
+
+
+def _caller(_environ: Environ) -> str | None:
+    """The Lambda function that makes a call, by its name; None for anybody else."""
+    return None
+
+
+def _answer_refusal(environ: Environ, start_response: StartResponse, service: str, error: Refused) -> list[bytes]:
+    """An error in the form in which the service's clients read errors."""
+    asked_in_words = environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded")
+    if service != "s3" and not asked_in_words:
+        return _answer_json(start_response, error.status, error.code, error.message)
+    body = b"" if environ["REQUEST_METHOD"] == "HEAD" else xml_error(service, error.code, error.message)
+    headers = [("Content-Type", "text/xml"), ("Content-Length", str(len(body)))]
+    start_response(f"{error.status} {error.code}", headers)
+    return [body]
 
 
 def _has_body(environ: Environ) -> bool:

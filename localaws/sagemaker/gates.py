@@ -13,6 +13,9 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
+from localaws.faults import Faults
+from localaws.sagemaker.errors import Failure
+
 POINTS = ("training", "transform", "endpoint", "endpoint-update", "endpoint-delete")
 
 
@@ -46,6 +49,7 @@ class Gates:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._held: set[str] = set()
+        self.faults = Faults()
         self._waiting: list[tuple[str, str]] = []
 
     def hold(self, point: str) -> Gate:
@@ -71,13 +75,22 @@ class Gates:
         with self._changed:
             return self._changed.wait_for(there, timeout)
 
+    def _wait(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait(seconds)
+
     def wake(self) -> None:
         """Make those who wait look at their own reason to go on."""
         with self._changed:
             self._changed.notify_all()
 
     def pass_through(self, point: str, name: str, unless: Callable[[], bool]) -> None:
-        """Wait while the point is held; `unless` lets a stopped job go on at the next `wake`."""
+        """Wait while the point is held; `unless` lets a stopped job go on at the next `wake`.
+
+        Raises Failure where a fault makes the work fail.
+        """
+        if self.faults and (reason := self.faults.job_trouble(point, name, unless, self._wait)) is not None:
+            raise Failure(reason)
         with self._changed:
             if point not in self._held:
                 return
