@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self, TypeGuard, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeGuard, get_args
 
 import yaml
 from pydantic import (
@@ -88,6 +88,10 @@ Duration = Annotated[
     Field(description="0 or <integer>{s,m,h,d}"),
 ]
 Label = Annotated[str, AfterValidator(_named), Field(max_length=200)]
+TRANSFORM_SECONDS_MIN = 600
+TRANSFORM_SECONDS_MAX = 86_400
+"""SageMaker knows no time limit for a transform job; the workflow waits a little longer than this."""
+
 InstanceType = Annotated[str, Field(pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$", max_length=40)]
 
 
@@ -189,7 +193,9 @@ _OF_PREDICTIONS = {"row", "prediction", "score", "distance"}
 
 
 class TrainingOptions(Section):
-    instance_type: InstanceType = Field(default="ml.m5.xlarge", description="Of the training jobs")
+    instance_type: InstanceType = Field(
+        default="ml.m5.xlarge", description="Of the training jobs; where none is named, [the stack's](#instance-types)"
+    )
     instance_count: int = Field(default=1, ge=1, le=100, description="[Several](#several-instances) share the rows")
     volume_gb: int = Field(
         default=10, ge=1, le=16_384, description="What an instance is to train on must fit, or nothing is started"
@@ -277,8 +283,17 @@ class EvaluationOptions(Section):
         alias="with",
         description="What the test rows are put to: an endpoint, or a batch transform; the metrics are the same",
     )
-    instance_type: InstanceType = Field(default="ml.m5.large", description="Of the endpoint or the transform")
+    instance_type: InstanceType = Field(
+        default="ml.m5.large",
+        description="Of the endpoint or the transform; where none is named, [the stack's](#instance-types)",
+    )
     instance_count: int = Field(default=1, ge=1, le=10, description="Of the endpoint or the transform")
+    max_runtime: Duration = Field(
+        default=TRANSFORM_SECONDS_MAX,
+        ge=TRANSFORM_SECONDS_MIN,
+        le=TRANSFORM_SECONDS_MAX,
+        description="Of a transform, the wait for instances included; it is taken down then",
+    )
     max_rows: int = Field(
         default=100_000,
         ge=1,
@@ -296,6 +311,8 @@ class EvaluationOptions(Section):
     def keeps_what_there_is(self) -> Self:
         if self.keep_endpoint and self.serve != "endpoint":
             raise ValueError("keep_endpoint needs with: endpoint; a transform leaves none to keep")
+        if self.max_runtime != TRANSFORM_SECONDS_MAX and self.serve != "transform":
+            raise ValueError("max_runtime needs with: transform; an endpoint is gone after two hours at the latest")
         return self
 
 
@@ -305,8 +322,17 @@ class ScoringOptions(Section):
     format: Literal["csv", "parquet"] = Field(
         default="csv", description="What [predictions](scoring.md) are written as"
     )
-    instance_type: InstanceType = Field(default="ml.m5.large", description="Of the batch transform")
+    instance_type: InstanceType = Field(
+        default="ml.m5.large",
+        description="Of the batch transform; where none is named, [the stack's](#instance-types)",
+    )
     instance_count: int = Field(default=1, ge=1, le=10, description="Of the batch transform")
+    max_runtime: Duration = Field(
+        default=TRANSFORM_SECONDS_MAX,
+        ge=TRANSFORM_SECONDS_MIN,
+        le=TRANSFORM_SECONDS_MAX,
+        description="Of the batch transform, the wait for instances included; it is taken down then",
+    )
 
 
 _GATE_PATTERN = r"^\s*(>=|<=|>|<)\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?\s*$"
@@ -363,8 +389,41 @@ class Limits(Section):
         default=8,
         gt=0,
         le=10_000,
-        description="Refused before anything starts: runtime times jobs times instances may not exceed it",
+        description="Refused before anything starts: runtime times jobs times instances of the training may not exceed"
+        " it; the [stack's own limit](#limits) counts what serves the model too",
     )
+
+
+class InstanceHours(NamedTuple):
+    """How long instances may be used at most: one for an hour is 1."""
+
+    hours: float
+    how: str
+    """How that was computed."""
+    keys: str
+    """The recipe's keys that it follows from."""
+
+
+def training_hours(recipe: "Recipe") -> InstanceHours:
+    """What a recipe's training job, or all jobs of its search, may take."""
+    training, tuning = recipe.training, recipe.tuning
+    count, each = training.instance_count, training.max_runtime
+    if tuning is None:
+        how = f"1 job of {duration_text(each)} on {counted_instances(count)}"
+        return InstanceHours(each * count / 3600, how, "training.max_runtime")
+    keys = "training.max_runtime or tuning.max_jobs"
+    all_jobs, parallel = tuning.max_jobs * each * count / 3600, tuning.max_parallel_jobs
+    whole_search = parallel * tuning.max_runtime * count / 3600
+    if whole_search < all_jobs:
+        how = f"{parallel} at once for {duration_text(tuning.max_runtime)} on {counted_instances(count)} each"
+        return InstanceHours(whole_search, how, "tuning.max_runtime, tuning.max_parallel_jobs")
+    how = f"{tuning.max_jobs} jobs of {duration_text(each)} on {counted_instances(count)} each"
+    return InstanceHours(all_jobs, how, keys)
+
+
+def counted_instances(count: int) -> str:
+    """`1 instance`, `2 instances`."""
+    return "1 instance" if count == 1 else f"{count} instances"
 
 
 class Recipe(Section):
@@ -393,6 +452,17 @@ class Recipe(Section):
     scoring: ScoringOptions = ScoringOptions()
     limits: Limits = Limits()
 
+    def with_instance_types(self, *, training: str, evaluation: str, scoring: str) -> Self:
+        """The recipe with these instance types where it names none itself."""
+        chosen = {"training": training, "evaluation": evaluation, "scoring": scoring}
+        sections = {name: getattr(self, name) for name in chosen}
+        update = {
+            name: section.model_copy(update={"instance_type": chosen[name]})
+            for name, section in sections.items()
+            if "instance_type" not in section.model_fields_set
+        }
+        return self.model_copy(update=update)
+
     @model_validator(mode="after")
     def names_a_built_in_algorithm(self) -> Self:
         if self.algorithm not in algorithms.ALGORITHMS:
@@ -404,16 +474,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def stays_within_its_limits(self) -> Self:
-        jobs = self.tuning.max_jobs if self.tuning else 1
-        hours = jobs * self.training.max_runtime * self.training.instance_count / 3600
-        if self.tuning:
-            parallel = self.tuning.max_parallel_jobs * self.training.instance_count
-            hours = min(hours, parallel * self.tuning.max_runtime / 3600)
-        if hours > self.limits.instance_hours:
-            lower = "training.max_runtime or tuning.max_jobs" if self.tuning else "training.max_runtime"
+        training = training_hours(self)
+        if training.hours > self.limits.instance_hours:
             raise ValueError(
-                f"training: up to {hours:g} instance-hours, more than limits.instance_hours allows"
-                f" ({self.limits.instance_hours:g}); lower {lower}, or raise the limit"
+                f"training: up to {training.hours:g} instance-hours ({training.how}), more than limits.instance_hours"
+                f" allows ({self.limits.instance_hours:g}); lower {training.keys}, or raise the limit"
             )
         return self
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 from dropmill import algorithms
 from dropmill.algorithms.predictions import JSON_LINES, RECORDIO
 from dropmill.contracts import Part, Plan, SealedDataset
+from dropmill.instances import has_local_storage
 from dropmill.naming import RUN_TAG, STACK_TAG, model_prefix, part_prefix
 from dropmill.recipe import TuningOptions
-from dropmill.settings import setting
+from dropmill.settings import optional_setting, setting
 from dropmill.storage import artifact_uri
 
 if TYPE_CHECKING:
@@ -40,6 +41,33 @@ _NUMBER_BYTES = 26
 
 def tags(run_id: str) -> list[TagTypeDef]:
     return [{"Key": STACK_TAG, "Value": setting("stack_name")}, {"Key": RUN_TAG, "Value": run_id}]
+
+
+def _key(member: str) -> dict[str, str]:
+    """The stack's KMS key as a member of a request; nothing where it has none."""
+    key = optional_setting("kms_key_arn")
+    return {member: key} if key else {}
+
+
+def _volume_key(member: str, *instance_types: str) -> dict[str, str]:
+    """The key of the volumes of instances; those that have disks of their own have no volume to encrypt."""
+    return {} if any(has_local_storage(one) for one in instance_types) else _key(member)
+
+
+def _network() -> dict[str, Any]:
+    """How jobs and models are cut off: in the stack's VPC if it names one, and without a way out if it says so.
+
+    The built-in algorithms need none: SageMaker fetches rows and models for them, and stores what they make.
+    """
+    network: dict[str, Any] = {"EnableNetworkIsolation": optional_setting("network_isolation") == "true"}
+    subnets = _listed("subnet_ids")
+    if subnets:
+        network["VpcConfig"] = {"Subnets": subnets, "SecurityGroupIds": _listed("security_group_ids")}
+    return network
+
+
+def _listed(name: str) -> list[str]:
+    return [part for part in optional_setting(name).split(",") if part]
 
 
 def training_request(plan: Plan, dataset: SealedDataset, name: str) -> CreateTrainingJobRequestTypeDef:
@@ -116,13 +144,20 @@ def _job(plan: Plan, dataset: SealedDataset) -> Any:
         },
         "RoleArn": setting("job_role_arn"),
         "InputDataConfig": channels,
-        "OutputDataConfig": {"S3OutputPath": artifact_uri(model_prefix(plan.recipe_name, plan.run_id))},
+        "OutputDataConfig": {
+            "S3OutputPath": artifact_uri(model_prefix(plan.recipe_name, plan.run_id)),
+            **_key("KmsKeyId"),
+        },
         "ResourceConfig": {
             "InstanceType": training.instance_type,
             "InstanceCount": training.instance_count,
             "VolumeSizeInGB": training.volume_gb,
+            **_volume_key("VolumeKmsKeyId", training.instance_type),
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": training.max_runtime},
+        **_network(),
+        # What several instances tell each other follows from the rows.
+        "EnableInterContainerTrafficEncryption": training.instance_count > 1,
     }
 
 
@@ -147,15 +182,17 @@ def _channel(plan: Plan, channel: str, part: Part) -> ChannelTypeDef:
 
 
 def model_request(run_id: str, algorithm: str, artifact: str, name: str) -> CreateModelInputTypeDef:
-    return {
+    request: Any = {
         "ModelName": name,
         "PrimaryContainer": {
             "Image": algorithms.image_uri(algorithm, setting("aws_region")),
             "ModelDataUrl": artifact,
         },
         "ExecutionRoleArn": setting("job_role_arn"),
+        **_network(),
         "Tags": tags(run_id),
     }
+    return cast("CreateModelInputTypeDef", request)
 
 
 def endpoint_config_request(
@@ -166,20 +203,22 @@ def endpoint_config_request(
     variants: list[Any] = [(VARIANT, model, 1.0)]
     if champion is not None:
         variants.append((CHAMPION_VARIANT, champion, 0.0))
-    return {
+    request: Any = {
         "EndpointConfigName": name,
         "ProductionVariants": [
             {
                 "VariantName": variant,
                 "ModelName": served,
-                "InstanceType": cast(Any, evaluation.instance_type),
+                "InstanceType": evaluation.instance_type,
                 "InitialInstanceCount": evaluation.instance_count,
                 "InitialVariantWeight": weight,
             }
             for variant, served, weight in variants
         ],
+        **_volume_key("KmsKeyId", evaluation.instance_type),
         "Tags": tags(plan.run_id),
     }
+    return cast("CreateEndpointConfigInputTypeDef", request)
 
 
 def transform_request(
@@ -206,7 +245,7 @@ def transform_request(
         raise ValueError(f"{algorithm} does not answer {RECORDIO} in {JSON_LINES}")
     answered = (_ANSWER_BYTES + _NUMBER_BYTES * numbers) * max(1, _MEGABYTE // max(row_bytes, 1))
     payload = max(1, min(_PAYLOAD_MB_MAX, _ANSWER_BYTES_MAX // answered), -(-row_bytes // _MEGABYTE))
-    return {
+    request: Any = {
         "TransformJobName": name,
         "ModelName": model,
         # Rows go in twos and more only where their answers are no larger than a container may be trusted with.
@@ -222,10 +261,20 @@ def transform_request(
             "ContentType": RECORDIO,
             "SplitType": "RecordIO",
         },
-        "TransformOutput": {"S3OutputPath": output, "Accept": JSON_LINES, "AssembleWith": "Line"},
-        "TransformResources": {"InstanceType": cast(Any, instance_type), "InstanceCount": instance_count},
+        "TransformOutput": {
+            "S3OutputPath": output,
+            "Accept": JSON_LINES,
+            "AssembleWith": "Line",
+            **_key("KmsKeyId"),
+        },
+        "TransformResources": {
+            "InstanceType": instance_type,
+            "InstanceCount": instance_count,
+            **_volume_key("VolumeKmsKeyId", instance_type),
+        },
         "Tags": tags(run_id),
     }
+    return cast("CreateTransformJobRequestTypeDef", request)
 
 
 def endpoint_request(plan: Plan, config: str, name: str) -> CreateEndpointInputTypeDef:

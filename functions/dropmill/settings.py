@@ -20,6 +20,17 @@ class Settings:
     notification_topic_arn: str = ""
     conversion_concurrency: str = ""
     code_version: str = ""
+    kms_key_arn: str = ""
+    """Empty: what SageMaker's jobs and endpoints keep is encrypted with AWS's own keys."""
+    subnet_ids: str = ""
+    """Separated by commas, as are `security_group_ids`; empty: jobs and endpoints run in no VPC of the account's."""
+    security_group_ids: str = ""
+    network_isolation: str = ""
+    """`true` or `false`."""
+    training_instance_type: str = ""
+    evaluation_instance_type: str = ""
+    scoring_instance_type: str = ""
+    max_instance_hours: str = ""
     aws_region: str = Field(default="us-east-1")
 
 
@@ -36,13 +47,19 @@ def settings() -> Settings:
     return Settings(**{f.name: os.environ[f.name.upper()] for f in fields(Settings) if f.name.upper() in os.environ})
 
 
+def optional_setting(name: str) -> str:
+    """One setting; empty where the template leaves it so, or does not declare it for this function."""
+    value: str = getattr(settings(), name)
+    return value
+
+
 def setting(name: str) -> str:
     """One setting.
 
     Raises:
         MissingSetting: the variable is not declared in the template, or empty.
     """
-    value: str = getattr(settings(), name)
+    value = optional_setting(name)
     if not value:
         raise MissingSetting(f"the environment variable {name.upper()} is not set for this function")
     return value

@@ -23,7 +23,9 @@ from dropmill.contracts import (
 from dropmill.data import scoring, shards
 from dropmill.data.formats import DropFile
 from dropmill.data.rows import OpenFile
+from dropmill.decisions import naming_recipe
 from dropmill.errors import InvalidDrop, NoChampion, RunClosed
+from dropmill.instances import batch_within
 from dropmill.naming import batch_plan_key, is_hidden, plan_key, scoring_prefix, shards_key
 from dropmill.runs import open_run
 from dropmill.settings import setting
@@ -60,11 +62,13 @@ def claim_files(request: ClaimInput) -> ClaimedFiles:
     if not sources:
         return _claimed(0, 0)
     plan = _plan(champion)
+    with naming_recipe(request.recipe):
+        recipe = batch_within(plan.recipe, float(setting("max_instance_hours")))
     files, readings, set_aside = _looked_at(request.recipe, sources, plan)
     batch = BatchPlan(
         run_id=request.run_id,
         recipe_name=request.recipe,
-        recipe=plan.recipe,
+        recipe=recipe,
         recipe_version=plan.recipe_version,
         champion=champion,
         files=files,

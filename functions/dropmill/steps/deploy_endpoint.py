@@ -5,6 +5,7 @@ Where there is a champion, the endpoint serves it too, in a variant of its own.
 
 from dropmill import aws
 from dropmill.contracts import DeployInput, Plan
+from dropmill.instances import ENDPOINT_LIFETIME_SECONDS
 from dropmill.leases import launch
 from dropmill.naming import plan_key
 from dropmill.requests import endpoint_config_request, endpoint_request
@@ -13,9 +14,6 @@ from dropmill.storage import read_document
 
 CONFIG_LIFETIME_SECONDS = 86_400
 """A configuration costs nothing; its lease has to outlast the endpoint's retries for capacity."""
-
-ENDPOINT_LIFETIME_SECONDS = 2 * 3600
-"""Half an hour to come into service, an hour to be evaluated, and a margin."""
 
 
 def deploy_endpoint(request: DeployInput) -> None:

@@ -22,6 +22,7 @@ from dropmill.decisions import (
     planned_hyperparameters,
 )
 from dropmill.errors import InvalidDrop, InvalidRecipe, RunClosed, several
+from dropmill.instances import within
 from dropmill.leases import PROVISIONING_SECONDS
 from dropmill.ledger import find_run
 from dropmill.naming import folder_of_drop, is_hidden, plan_key, recipe_key, shards_key
@@ -43,7 +44,14 @@ _MISSING = {"404", "NoSuchKey", "NoSuchVersion"}
 def inspect_drop(request: InspectInput) -> InspectedDrop:
     """Raises InvalidRecipe, InvalidDrop; RunClosed where the run has ended before."""
     _open(request)
-    recipe = _recipe(request.drop.bucket, request.recipe, request.recipe_version)
+    recipe = _recipe(request.drop.bucket, request.recipe, request.recipe_version).with_instance_types(
+        training=setting("training_instance_type"),
+        evaluation=setting("evaluation_instance_type"),
+        scoring=setting("scoring_instance_type"),
+    )
+    with naming_recipe(request.recipe):
+        recipe = within(recipe, float(setting("max_instance_hours")))
+        _check_region(recipe)
     drop = _pinned(request.drop)
     files = [drop_file(drop, source) for source in _sources(drop)]
     _check_parts(drop, files)
@@ -111,6 +119,13 @@ def _recipe(bucket: str, name: str, version: str | None) -> Recipe:
         return parse_recipe(text.decode("utf-8-sig"), name)
     except UnicodeDecodeError:
         raise InvalidRecipe(f"recipe {name!r} is not UTF-8 text") from None
+
+
+def _check_region(recipe: Recipe) -> None:
+    try:
+        algorithms.image_uri(recipe.algorithm, setting("aws_region"))
+    except algorithms.UnsupportedRegion as error:
+        raise InvalidRecipe(f"{error}; deploy the stack in another one") from None
 
 
 def _width(recipe: Recipe) -> int | None:

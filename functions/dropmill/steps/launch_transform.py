@@ -6,7 +6,7 @@ It puts a run's test rows to its own model, or to the champion, or a batch's row
 from dropmill import aws
 from dropmill.classes import predicted_classes
 from dropmill.contracts import BatchPlan, Part, Plan, SealedDataset, Task, TransformInput
-from dropmill.leases import PROVISIONING_SECONDS, launch
+from dropmill.leases import launch
 from dropmill.naming import (
     batch_plan_key,
     dataset_key,
@@ -18,9 +18,6 @@ from dropmill.naming import (
 from dropmill.requests import transform_request
 from dropmill.step import step
 from dropmill.storage import artifact_uri, read_document
-
-TRANSFORM_LIFETIME_SECONDS = 24 * 3600 + PROVISIONING_SECONDS
-"""SageMaker knows no time limit for a transform job; the workflow waits a little longer than this."""
 
 _TOKENS_OF_A_ROUND = 1000
 _SPARSE_ROW_BYTES = 1000
@@ -42,7 +39,7 @@ def _transform_test_part(request: TransformInput) -> None:
         request.run_id,
         plan.recipe_name,
         "champion-transform" if request.champion else "transform",
-        lifetime_seconds=TRANSFORM_LIFETIME_SECONDS,
+        lifetime_seconds=evaluation.max_runtime,
         create=lambda name: aws.sagemaker().create_transform_job(
             **transform_request(
                 name,
@@ -71,7 +68,7 @@ def _transform_batch(request: TransformInput) -> None:
         request.run_id,
         batch.recipe_name,
         "transform",
-        lifetime_seconds=TRANSFORM_LIFETIME_SECONDS,
+        lifetime_seconds=scoring.max_runtime,
         create=lambda name: aws.sagemaker().create_transform_job(
             **transform_request(
                 name,
