@@ -592,6 +592,59 @@ def reject(place: Place, model: str, reason: str, json_: bool) -> None:
     _decide(place, model, "Rejected", reason, json_)
 
 
+@main.command(short_help="Take the stack away, and all that it holds.")
+@click.option("--dry-run", is_flag=True, help="Only list what would go.")
+@click.option("--yes", is_flag=True, help="Don't ask for the stack's name.")
+@click.option("--models", is_flag=True, help="Delete the model package groups too.")
+@somewhere
+@as_json
+def remove(place: Place, dry_run: bool, yes: bool, models: bool, json_: bool) -> None:
+    """Take the stack away with everything in it: running jobs and endpoints, drops, models, reports, logs, ledger.
+
+    Runs are stopped and endpoints deleted first, then the stack, then the buckets and the table that CloudFormation
+    keeps. Interrupted, it goes on where it was when it is run again, also when the stack itself has gone.
+
+    \b
+    Examples:
+      dropmill remove --dry-run
+      dropmill remove --dry-run --models --json
+      dropmill remove --stack dropmill --region eu-west-1 --models --yes
+    """
+    from dropmill_cli import removal
+
+    if json_ and not yes and not dry_run:
+        raise CommandError("with --json there is nobody to ask; give --yes, or --dry-run")
+    remains = removal.find(place)
+    if dry_run:
+        document = removal.plan(remains, models=models)
+    else:
+        _confirm_removal(place.stack, yes=yes)
+        _end_on_signals()
+        pause = 0.2 if place.url is not None else 10
+        document = removal.remove(remains, lambda text: _say(text, json_), models=models, pause=pause)
+    if json_:
+        _print_json(document.model_dump(mode="json"))
+        return
+    for item in document.removed:
+        click.echo(f"{'would go' if dry_run else 'gone'}: {item.kind} {item.name}{_note(item.note)}")
+    for item in document.left:
+        click.echo(f"stays: {item.kind} {item.name}{_note(item.note)}")
+    if not dry_run:
+        click.echo(f"nothing else of {place.stack} is left")
+
+
+def _note(note: str | None) -> str:
+    return f" ({note})" if note else ""
+
+
+def _confirm_removal(stack: str, *, yes: bool) -> None:
+    if yes:
+        return
+    click.echo(f"This deletes {stack} with every drop, model, prediction and report in it. There is no way back.")
+    if click.prompt("Type the stack's name to go on", default="", show_default=False) != stack:
+        raise CommandError("that is not the stack's name; nothing was removed")
+
+
 def _decide(place: Place, model: str, approval: "Approval", reason: str, json_: bool) -> None:
     from dropmill_cli import models as all_models
     from dropmill_cli.stack import connect
