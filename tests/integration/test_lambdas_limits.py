@@ -21,7 +21,7 @@ from pathlib import Path
 def write(event, context):
     """Try to write to each place, and say what came of it."""
     said = {}
-    for name, path in {"tmp": "/tmp/file", "code": Path(__file__).with_name("file"), "cwd": "file"}.items():
+    for name, path in {"tmp": os.path.join(tempfile.gettempdir(), "file"), "code": Path(__file__).with_name("file"), "cwd": "file"}.items():
         try:
             Path(path).write_text("x")
             said[name] = "written"
