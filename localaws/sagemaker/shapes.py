@@ -69,13 +69,24 @@ def check(name: str, request: Any) -> dict[str, Any]:
         raise SerializationException("The request body must be a JSON object.")
     if shape is None:
         return {}
-    problems: list[str] = []
-    known = _walk(shape, request, "", problems)
-    if problems:
-        errors = "error" if len(problems) == 1 else "errors"
-        shown = "; ".join(problems[:PROBLEM_LIMIT])
-        raise ValidationException(f"{len(problems)} validation {errors} detected: {shown}")
+    found: list[str] = []
+    known = _walk(shape, request, "", found)
+    if found:
+        raise ValidationException(told(found))
     return dict(known)
+
+
+def problems(shape: Shape, request: Any) -> list[str]:
+    """What breaks a shape of any service's model; SerializationException for a value of another type."""
+    found: list[str] = []
+    _walk(shape, request, "", found)
+    return found
+
+
+def told(problems: list[str]) -> str:
+    """Problems as a service's message has them."""
+    errors = "error" if len(problems) == 1 else "errors"
+    return f"{len(problems)} validation {errors} detected: {'; '.join(problems[:PROBLEM_LIMIT])}"
 
 
 def milliseconds(moment: float) -> int:
