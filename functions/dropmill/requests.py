@@ -60,14 +60,10 @@ def _network() -> dict[str, Any]:
     The built-in algorithms need none: SageMaker fetches rows and models for them, and stores what they make.
     """
     network: dict[str, Any] = {"EnableNetworkIsolation": optional_setting("network_isolation") == "true"}
-    subnets = _listed("subnet_ids")
-    if subnets:
-        network["VpcConfig"] = {"Subnets": subnets, "SecurityGroupIds": _listed("security_group_ids")}
+    if subnets := optional_setting("subnet_ids"):
+        groups = optional_setting("security_group_ids")
+        network["VpcConfig"] = {"Subnets": subnets.split(","), "SecurityGroupIds": groups.split(",")}
     return network
-
-
-def _listed(name: str) -> list[str]:
-    return [part for part in optional_setting(name).split(",") if part]
 
 
 def training_request(plan: Plan, dataset: SealedDataset, name: str) -> CreateTrainingJobRequestTypeDef:

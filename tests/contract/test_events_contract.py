@@ -15,6 +15,7 @@ from localaws.cloud import ACCOUNT_ID
 
 STACK = "dropmill-local"
 STEPS = [
+    "audit_resources",
     "claim_files",
     "close_run",
     "convert_rows",

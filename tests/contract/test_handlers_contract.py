@@ -20,6 +20,7 @@ RUNTIME = ["boto3", "botocore", "python-dateutil", "s3transfer", "six", "urllib3
 """What the Lambda runtime brings: boto3 and what it needs, but for jmespath, which is locked with the functions."""
 
 STEPS = [
+    "audit_resources",
     "claim_files",
     "close_run",
     "convert_rows",

@@ -30,6 +30,8 @@ SHAPES = {
 # Lambda itself gives these to every function.
 GIVEN_BY_LAMBDA = {"AWS_REGION"}
 
+READS = {"setting", "optional_setting"}
+
 
 @pytest.fixture(scope="module")
 def shapes() -> Any:
@@ -111,9 +113,9 @@ class Code:
             return self.settings(owner, member, seen)
         found: set[str] = set()
         for node in ast.walk(definitions[name]) if name in definitions else ():
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setting":
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in READS:
                 (argument,) = node.args
-                assert isinstance(argument, ast.Constant), f"{module}: setting() needs a literal name"
+                assert isinstance(argument, ast.Constant), f"{module}: {node.func.id}() needs a literal name"
                 found.add(str(argument.value))
             elif isinstance(node, ast.Name):
                 found |= self.settings(module, node.id, seen)
