@@ -59,7 +59,7 @@ def setting(name: str) -> str:
     Raises:
         MissingSetting: the variable is not declared in the template, or empty.
     """
-    value = optional_setting(name)
+    value: str = getattr(settings(), name)
     if not value:
         raise MissingSetting(f"the environment variable {name.upper()} is not set for this function")
     return value
