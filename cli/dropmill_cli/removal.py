@@ -25,6 +25,7 @@ from dropmill.leases import close_leases
 from dropmill.ledger import LeaseState
 from dropmill.naming import STACK_TAG, Step, package_group, sagemaker_name
 from dropmill.resources import CLOSING_ORDER, RESOURCES, TRAINING_LOGS, TRANSFORM_LOGS, Presence
+from dropmill.runs import end_run
 from dropmill.settings import settings
 from dropmill_cli.errors import CommandError
 from dropmill_cli.stack import Place, point_at
@@ -33,15 +34,20 @@ ENDPOINT_LOGS: Final = "/aws/sagemaker/Endpoints/"
 PATIENCE_SECONDS: Final = 1800
 """How long SageMaker and CloudFormation may take each; an endpoint that is being created can't be deleted before it
 serves."""
-RECORDS_SECONDS: Final = 30
-"""How long the stack may take to write the records of the runs that were stopped."""
+LATE_SECONDS: Final = 30
+"""How long a function that still ran may write to a bucket that is being emptied."""
 
 _BUCKET: Final = "AWS::S3::Bucket"
 _TABLE: Final = "AWS::DynamoDB::Table"
 _LOG_GROUP: Final = "AWS::Logs::LogGroup"
 _KEY: Final = "AWS::KMS::Key"
 _KEPT: Final = (_BUCKET, _TABLE, _LOG_GROUP, _KEY)
-_SETTINGS: Final = {"LEDGER_TABLE": "Ledger", "DROP_BUCKET": "Drops", "ARTIFACT_BUCKET": "Artifacts"}
+_SETTINGS: Final = {
+    "LEDGER_TABLE": "Ledger",
+    "DROP_BUCKET": "Drops",
+    "ARTIFACT_BUCKET": "Artifacts",
+    "NOTIFICATION_TOPIC_ARN": "Notifications",
+}
 _STARTS_RUNS: Final = "StartRunFunction"
 """How the logical ids of the rules begin that start runs."""
 _OURS: Final = re.compile(
@@ -175,7 +181,6 @@ def remove(remains: Remains, say: Say, *, models: bool, pause: float) -> Removal
         _turn_off(remains)
         say("nothing starts a run any more")
         _stop(remains, gone, say, pause)
-        _await_records(remains, pause)
     names = _read_ledger(remains)
     _end_strays(remains, gone, say, pause)
     if remains.stack_id is not None:
@@ -343,36 +348,40 @@ def _stop(remains: Remains, gone: list[Item], say: Say, pause: float) -> None:
     """
     give_up = time.monotonic() + PATIENCE_SECONDS
     said = ""
+    failed: set[str] = set()
     while _table_is_there(remains.one("Ledger")):
-        for arn in _running(remains):
+        running = _running(remains)
+        for arn in running:
             aws.step_functions().stop_execution(executionArn=arn, error="Removed", cause="the stack is being removed")
             gone.append(Item(kind="execution", name=arn.rsplit(":", 1)[-1], note="stopped"))
-        for run in ledger.open_runs():
-            ledger.close_run(run.run_id)
+        _end_runs(say, failed)
         held = {lease.run_id for lease in ledger.open_leases() if lease.state is not LeaseState.CLOSED}
         left = [lease for run_id in held for lease in close_leases(run_id, int(time.time()), kept_too=True)]
         # The index may lag behind the rows.
         names = [lease.name for lease in left] or _read_ledger(remains).open_leases
-        if not names:
+        if not names and not running:
             return
         if time.monotonic() > give_up:
             raise CommandError(
                 f"SageMaker has not let go of {', '.join(names)} in {PATIENCE_SECONDS // 60} minutes; run this again"
             )
-        text = f"waiting for SageMaker to let go of {', '.join(sorted(names))}"
+        text = f"waiting for SageMaker to let go of {', '.join(sorted(names))}" if names else said
         if text != said:
             say(text)
             said = text
         time.sleep(pause)
 
 
-def _await_records(remains: Remains, pause: float) -> None:
-    """Give the stack time to write the records of the runs that were stopped, and to tell of them."""
-    give_up = time.monotonic() + RECORDS_SECONDS
-    if not _table_is_there(remains.one("Ledger")):
-        return
-    while any(run.execution_arn for run in ledger.open_runs()) and time.monotonic() < give_up:
-        time.sleep(pause)
+def _end_runs(say: Say, failed: set[str]) -> None:
+    """Let every run that is still open come to its end, as the stack's own functions do: record and notification."""
+    for run in ledger.open_runs():
+        ledger.close_run(run.run_id)
+        try:
+            end_run(run, int(time.time()))
+        except Exception as error:  # noqa: BLE001  one broken row must not keep the stack
+            if run.run_id not in failed:
+                say(f"run {run.run_id} gets no record: {type(error).__name__}")
+                failed.add(run.run_id)
 
 
 _STRAYS: Final[tuple[tuple[Step, str, str, str], ...]] = (
@@ -559,7 +568,7 @@ def _bucket_is_there(name: str) -> bool:
 
 def _delete_bucket(name: str) -> None:
     """Raises CommandError where an object can't be deleted, as under a legal hold."""
-    give_up = time.monotonic() + RECORDS_SECONDS
+    give_up = time.monotonic() + LATE_SECONDS
     while True:
         _empty_bucket(name)
         try:

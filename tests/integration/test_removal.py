@@ -55,7 +55,11 @@ def names(stand: Stand) -> dict[str, set[str]]:
             for page in call("lambda").get_paginator("list_functions").paginate()
             for one in page["Functions"]
         },
-        "layers": {one["LayerName"] for one in call("lambda").list_layers()["Layers"]},
+        "layers": {
+            version["LayerVersionArn"]
+            for layer in call("lambda").list_layers()["Layers"]
+            for version in call("lambda").list_layer_versions(LayerName=layer["LayerName"])["LayerVersions"]
+        },
         "topics": {one["TopicArn"].rsplit(":", 1)[-1] for one in call("sns").list_topics()["Topics"]},
         "queues": {url.rsplit("/", 1)[-1] for url in call("sqs").list_queues().get("QueueUrls", ())},
         "alarms": {one["AlarmName"] for one in call("cloudwatch").describe_alarms()["MetricAlarms"]},
@@ -76,7 +80,10 @@ def stray(stand: Stand, name: str, stack: str) -> None:
     """A model with a stack's tag that no lease knows."""
     stand.client("sagemaker").create_model(
         ModelName=name,
-        PrimaryContainer={"Image": "382416733822.dkr.ecr.us-east-1.amazonaws.com/kmeans:1"},
+        PrimaryContainer={
+            "Image": "382416733822.dkr.ecr.us-east-1.amazonaws.com/kmeans:1",
+            "ModelDataUrl": "s3://somewhere/model.tar.gz",
+        },
         ExecutionRoleArn=stand.stack.outputs["JobRoleArn"],
         Tags=[{"Key": "dropmill:stack", "Value": stack}],
     )
