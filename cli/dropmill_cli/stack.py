@@ -22,6 +22,13 @@ _SETTINGS: Final = {
     "ScoreStateMachineArn": "SCORING_STATE_MACHINE_ARN",
     "JobRoleArn": "JOB_ROLE_ARN",
 }
+_OPTIONAL_SETTINGS: Final = {
+    "KmsKeyArn": "KMS_KEY_ARN",
+    "SubnetIds": "SUBNET_IDS",
+    "SecurityGroupIds": "SECURITY_GROUP_IDS",
+    "NetworkIsolation": "NETWORK_ISOLATION",
+}
+"""Outputs that a stack may lack: what is brought up by hand runs as the stack's own endpoints do."""
 _START_SCORING: Final = "StartScoringFunctionName"
 
 
@@ -101,6 +108,7 @@ def use(name: str, outputs: dict[str, str], url: str | None) -> Stack:
 
     os.environ["STACK_NAME"] = name
     os.environ.update({variable: outputs[output] for output, variable in _SETTINGS.items()})
+    os.environ.update({variable: outputs.get(output, "") for output, variable in _OPTIONAL_SETTINGS.items()})
     settings.cache_clear()
     return Stack(
         name=name,

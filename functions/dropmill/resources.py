@@ -84,12 +84,28 @@ def _tolerating(call: Callable[[], Any]) -> None:
             raise
 
 
+_CONSOLES: Final = {
+    "cn-": "console.amazonaws.cn",
+    "us-gov-": "console.amazonaws-us-gov.com",
+    "us-iso-": "console.c2shome.ic.gov",
+    "us-isob-": "console.sc2shome.sgov.gov",
+    "us-isof-": "console.csphome.hci.ic.gov",
+}
+"""Where the console of a partition's regions is, by how their names begin; else it is console.aws.amazon.com."""
+
+
+def console(region: str) -> str:
+    """The host of a region's console."""
+    host = next((host for start, host in _CONSOLES.items() if region.startswith(start)), "console.aws.amazon.com")
+    return f"{region}.{host}"
+
+
 def log_link(group: str, name: str) -> str:
     """The console's page of a resource's log streams."""
     region = aws.sagemaker().meta.region_name
     escaped = group.replace("/", "$252F")
     return (
-        f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}"
+        f"https://{console(region)}/cloudwatch/home?region={region}"
         f"#logsV2:log-groups/log-group/{escaped}$3FlogStreamNameFilter$3D{name}"
     )
 

@@ -169,7 +169,7 @@ class Stand(Witness):
             self.messages += [json.loads(message["Body"]) for message in received]
             for message in received:
                 sqs.delete_message(QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"])
-        return [m for m in self.messages if m["MessageAttributes"]["run_id"]["Value"] == run]
+        return [m for m in self.messages if m.get("MessageAttributes", {}).get("run_id", {}).get("Value") == run]
 
     def jobs(self, run: str) -> list[str]:
         sagemaker = self.client("sagemaker")
