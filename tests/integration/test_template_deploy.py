@@ -99,6 +99,17 @@ Resources:
             Principal: {Service: events.amazonaws.com}
             Action: sqs:SendMessage
             Resource: !GetAtt Letters.Arn
+  WorkPolicy:
+    Type: AWS::SQS::QueuePolicy
+    Properties:
+      Queues: [!Ref Work]
+      PolicyDocument:
+        Version: "2012-10-17"
+        Statement:
+          - Effect: Allow
+            Principal: {Service: [events.amazonaws.com, sns.amazonaws.com]}
+            Action: sqs:SendMessage
+            Resource: !GetAtt Work.Arn
   News:
     Type: AWS::SNS::Topic
     Properties:
