@@ -26,9 +26,11 @@ from typing import TYPE_CHECKING, Any, Self
 import boto3
 from botocore.config import Config
 
-from localaws import dynamodb, lambdas, s3, stepfunctions
+from localaws import dynamodb, iam, lambdas, s3, stepfunctions
 from localaws.clock import Clock
 from localaws.faults import Faults
+from localaws.identities import CALLER_HEADER, USER, Identities, current_key
+from localaws.journal import Journal
 from localaws.lambdas import Lambdas, LogEvents
 from localaws.stacks import Stacks
 
@@ -54,7 +56,9 @@ class Cloud:
     `port` 0 takes a free one. With `rules=False` events reach no rule and schedules rest, for calling functions by
     hand. `programs` says what runs an algorithm's image (None: the built-in ones). Every Lambda is held to its memory,
     to read-only code and to a `/tmp` of its own, unless `hold_memory` or `isolate` is False. While it runs: `client`,
-    `deploy`, `clock`, `events`, `lambdas`, `sagemaker` and `hooks`.
+    `deploy`, `clock`, `events`, `lambdas`, `sagemaker`, `hooks`, `faults`, and the calls' `journal` if that is True.
+
+    Calls of functions, state machines, jobs, rules and schedules are held against IAM (`localaws.iam`), as on AWS.
     """
 
     events: "Dispatcher"
@@ -74,7 +78,10 @@ class Cloud:
         programs: "Programs | None" = None,
         hold_memory: bool = True,
         isolate: bool = True,
+        journal: bool = False,
     ) -> None:
+        self.journal = Journal(recording=journal)
+        self._identities = Identities()
         self._host = host
         self._port = port
         self.region = region
@@ -149,6 +156,11 @@ class Cloud:
             region=self.region, account_id=self.account_id, client=self.client, lambdas=lambda: self.lambdas
         )
         stop.callback(self._stacks.close)
+        from localaws.access import Access
+        from localaws.actions import Where
+
+        where = Where("aws", self.region, self.account_id, self._tags_of)
+        access = Access(iam=iam.Iam(where), identities=self._identities, journal=self.journal)
         self.hooks = Hooks()
         self.faults = Faults(client=self.client)
         stop.callback(self.faults.close)
@@ -160,6 +172,7 @@ class Cloud:
             deliver=self._deliver,
             hold_memory=self._hold_memory,
             isolate=self._isolate,
+            identities=self._identities,
         )
         stop.callback(self.lambdas.close)
         self.faults.kill_worker = self.lambdas.kill_at_work
@@ -168,14 +181,24 @@ class Cloud:
         from localaws.events import Dispatcher
 
         self.events = Dispatcher(
-            client=self.client, clock=self.clock, region=self.region, account_id=self.account_id, rules=self._rules
+            client=self.client,
+            clock=self.clock,
+            region=self.region,
+            account_id=self.account_id,
+            rules=self._rules,
+            identities=self._identities,
         )
         self.events.faults = self.faults
         stop.callback(self.events.stop)
 
         from localaws.sagemaker.app import SageMaker
 
-        self.sagemaker = SageMaker(endpoint_url=self.endpoint_url, emit=self.events.emit, programs=self._programs)
+        self.sagemaker = SageMaker(
+            endpoint_url=self.endpoint_url,
+            emit=self.events.emit,
+            programs=self._programs,
+            identities=self._identities,
+        )
         stop.callback(self.sagemaker.close)
         self.sagemaker.gates.faults = self.faults
 
@@ -187,7 +210,7 @@ class Cloud:
             prepared.add(service)
             if service == "stepfunctions":
                 stepfunctions.install()
-                stepfunctions.connect(self.endpoint_url, self.events.emit)
+                stepfunctions.connect(self.endpoint_url, self.events.emit, self._identities)
                 stop_executions.callback(stepfunctions.connect, None, None)
                 stop_executions.callback(stepfunctions.stop_all)
                 stop_executions.callback(stepfunctions.connect, self.endpoint_url, None)
@@ -195,6 +218,8 @@ class Cloud:
                 dynamodb.install()
             elif service == "s3":
                 s3.install()
+            elif service == "iam":
+                iam.install()
             elif service == "awslambda":
                 lambdas.install()
                 lambdas.connect(self.lambdas)
@@ -205,7 +230,11 @@ class Cloud:
         stop_executions = stop.enter_context(contextlib.ExitStack())
         _choose_backends()
         self.events.start()
-        server.serve(Application(sagemaker=self.sagemaker.wsgi, hooks=self.hooks, prepare=prepare, faults=self.faults))
+        server.serve(
+            Application(
+                sagemaker=self.sagemaker.wsgi, hooks=self.hooks, prepare=prepare, faults=self.faults, access=access
+            )
+        )
 
     def stop(self) -> None:
         """End everything that was started: executions, workers, jobs, endpoints, threads, connections."""
@@ -247,8 +276,12 @@ class Cloud:
                         max_pool_connections=50, retries={"mode": "standard"}, s3={"addressing_style": "path"}
                     ),
                 )
+                found.meta.events.register("before-send", _name_caller)
                 self._clients[service] = found
         return found
+
+    def _tags_of(self, arn: str) -> Mapping[str, str]:
+        return self.sagemaker.store.tags(arn) if ":sagemaker:" in arn else {}
 
     def deploy(
         self,
@@ -288,7 +321,8 @@ class Cloud:
         service = arn.split(":")[2]
         described = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items() if value}
         if service == "sqs":
-            url = self.client("sqs").get_queue_url(QueueName=arn.rsplit(":", 1)[-1])["QueueUrl"]
+            with self._identities.acting(USER):
+                url = self.client("sqs").get_queue_url(QueueName=arn.rsplit(":", 1)[-1])["QueueUrl"]
             self.client("sqs").send_message(QueueUrl=url, MessageBody=body, MessageAttributes=described)
         elif service == "sns":
             self.client("sns").publish(TopicArn=arn, Message=body, MessageAttributes=described)
@@ -296,6 +330,12 @@ class Cloud:
             self.client("lambda").invoke(FunctionName=arn, InvocationType="Event", Payload=body)
         else:
             raise CloudError(f"a failed event can't go to {arn}: only SQS, SNS and Lambda are served here")
+
+
+def _name_caller(request: Any, **_: Any) -> None:
+    """Tell the server for whom the cloud itself calls; it would take every call for a user's."""
+    if key := current_key():
+        request.headers[CALLER_HEADER] = key
 
 
 class _LogWriter:

@@ -7,6 +7,7 @@ Sources of events: S3 (buckets that send to EventBridge), PutEvents, and `Dispat
 Functions. Targets: Lambda, Step Functions, SQS, SNS, CloudWatch Logs and event buses.
 """
 
+import contextlib
 import functools
 import heapq
 import itertools
@@ -28,6 +29,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from localaws import schedules
 from localaws.faults import Faults
+from localaws.identities import Identities, Identity
 from localaws.seams import Seam
 
 LOG = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ DELIVERY_THREADS = 8
 TARGET_SERVICES = frozenset({"lambda", "states", "sqs", "sns", "logs", "events"})
 
 # EventBridge gives up at once on these; trying again can't help.
+# Services of targets that are called through a client.
+_CALLED = {"lambda", "states", "sqs", "sns"}
 _FINAL_CODES = {
     "ResourceNotFoundException": "NO_RESOURCE",
     "StateMachineDoesNotExist": "NO_RESOURCE",
@@ -55,6 +59,7 @@ _FINAL_CODES = {
     "NotFound": "NO_RESOURCE",
     "AccessDenied": "NO_PERMISSIONS",
     "AccessDeniedException": "NO_PERMISSIONS",
+    "AuthorizationError": "NO_PERMISSIONS",
     "InvalidArn": "INVALID_PARAMETER",
     "InvalidExecutionInput": "INVALID_JSON",
     "InvalidRequestContentException": "INVALID_JSON",
@@ -134,9 +139,17 @@ class Dispatcher:
     """
 
     def __init__(
-        self, *, client: Callable[[str], Any], clock: Clock, region: str, account_id: str, rules: bool = True
+        self,
+        *,
+        client: Callable[[str], Any],
+        clock: Clock,
+        region: str,
+        account_id: str,
+        rules: bool = True,
+        identities: Identities | None = None,
     ) -> None:
         self._make_client = client
+        self._identities = identities or Identities()
         self._clients: dict[str, Any] = {}
         self._clients_lock = threading.Lock()
         self._clock = clock
@@ -469,6 +482,13 @@ class Dispatcher:
                 self._clients[service] = self._make_client(service)
             return self._clients[service]
 
+    def _acting(self, delivery: _Delivery) -> contextlib.AbstractContextManager[None]:
+        """Calls are EventBridge's own, by which the target's policy decides; or the role's that the target names."""
+        service = "scheduler" if delivery.event["source"] == "aws.scheduler" else "events"
+        role = delivery.target.get("RoleArn", "")
+        identity = Identity(service, delivery.source.name, role, delivery.source.arn)
+        return self._identities.acting(identity)
+
     def _deliver(self, delivery: _Delivery) -> None:
         try:
             self._call_target(delivery)
@@ -520,33 +540,42 @@ class Dispatcher:
                 }
                 if exhausted:
                     attributes["EXHAUSTED_RETRY_CONDITION"] = exhausted
-                self._client("sqs").send_message(
-                    QueueUrl=self._queue_url(queue_arn),
-                    MessageBody=json.dumps(delivery.event),
-                    MessageAttributes={
-                        name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
-                    },
-                )
+                url = self._queue_url(queue_arn)
+                with self._acting(delivery):
+                    self._client("sqs").send_message(
+                        QueueUrl=url,
+                        MessageBody=json.dumps(delivery.event),
+                        MessageAttributes={
+                            name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
+                        },
+                    )
         except (ClientError, BotoCoreError) as error:
             LOG.warning("the dead letter of %s was lost: %s", delivery.source.name, error)
         finally:
             self._done()
 
     def _call_target(self, delivery: _Delivery) -> None:
-        arn, payload = delivery.target["Arn"], delivery.payload
+        arn = delivery.target["Arn"]
         service = arn.split(":")[2]
+        client = self._client({"states": "stepfunctions"}.get(service, service)) if service in _CALLED else None
+        url = self._queue_url(arn) if service == "sqs" else ""
+        with self._acting(delivery) if client is not None else contextlib.nullcontext():
+            self._call(delivery, service, client, url)
+
+    def _call(self, delivery: _Delivery, service: str, client: Any, queue_url: str) -> None:
+        arn, payload = delivery.target["Arn"], delivery.payload
         if service == "lambda":
-            self._client("lambda").invoke(FunctionName=arn, InvocationType="Event", Payload=payload.encode())
+            client.invoke(FunctionName=arn, InvocationType="Event", Payload=payload.encode())
         elif service == "states":
-            self._client("stepfunctions").start_execution(
+            client.start_execution(
                 stateMachineArn=arn, name=f"{delivery.event['id']}_{uuid.uuid4()}"[:80], input=payload
             )
         elif service == "sqs":
             group = delivery.target.get("SqsParameters", {}).get("MessageGroupId")
             more = {"MessageGroupId": group, "MessageDeduplicationId": delivery.event["id"]} if group else {}
-            self._client("sqs").send_message(QueueUrl=self._queue_url(arn), MessageBody=payload, **more)
+            client.send_message(QueueUrl=queue_url, MessageBody=payload, **more)
         elif service == "sns":
-            self._client("sns").publish(TopicArn=arn, Message=payload)
+            client.publish(TopicArn=arn, Message=payload)
         elif service == "logs":
             self._write_log(arn.split(":log-group:")[1].removesuffix(":*"), delivery)
         elif service == "events":

@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 
 from localaws import memory, sandbox, seams
 from localaws.faults import Faults
+from localaws.identities import Identities, Identity
 from localaws.memory import Hold
 from localaws.sandbox import Sandbox
 from localaws.seams import Seam
@@ -84,6 +85,7 @@ class Function:
     environment: Mapping[str, str]
     log_group: str
     dead_letter_arn: str | None = None
+    role_arn: str = ""
     ephemeral_storage: int = 512
     reserved_concurrency: int | None = None
 
@@ -183,7 +185,9 @@ class Lambdas:
         hold_memory: bool = True,
         isolate: bool = True,
         account_concurrency: int = ACCOUNT_CONCURRENCY,
+        identities: Identities | None = None,
     ) -> None:
+        self._identities = identities or Identities()
         self._endpoint_url = endpoint_url
         self._region = region
         self._account_id = account_id
@@ -227,6 +231,7 @@ class Lambdas:
         environment: Mapping[str, str] | None = None,
         dead_letter_arn: str | None = None,
         log_group: str | None = None,
+        role_arn: str = "",
         ephemeral_storage: int = 512,
         reserved_concurrency: int | None = None,
     ) -> None:
@@ -256,6 +261,7 @@ class Lambdas:
             environment=dict(environment or {}),
             log_group=log_group or f"/aws/lambda/{function_name}",
             dead_letter_arn=dead_letter_arn,
+            role_arn=role_arn,
             ephemeral_storage=ephemeral_storage,
             reserved_concurrency=reserved_concurrency,
         )
@@ -460,11 +466,15 @@ class Lambdas:
             letters = _dead_letters(pool.function, self.arn(pool.function.name), rule, request_id, payload, answer)
             for arn, body, attributes in letters:
                 with contextlib.suppress(Exception):  # as on AWS, a dead letter that can't be delivered is lost
-                    await self._loop.run_in_executor(None, self._deliver, arn, body, attributes)
+                    await self._loop.run_in_executor(None, self._deliver_for, pool.function, arn, body, attributes)
         finally:
             with self._no_events:
                 self._events -= 1
                 self._no_events.notify_all()
+
+    def _deliver_for(self, function: Function, arn: str, body: str, attributes: dict[str, str]) -> None:
+        with self._identities.acting(_identity(function)):
+            self._deliver(arn, body, attributes)
 
     def _feed(self, pool: _Pool) -> None:
         while pool.waiting and (idle := pool.idle):
@@ -629,7 +639,7 @@ class Lambdas:
         }
         fixed = {
             "AWS_ENDPOINT_URL": self._endpoint_url,
-            "AWS_ACCESS_KEY_ID": "local",
+            "AWS_ACCESS_KEY_ID": self._identities.key(_identity(function)),
             "AWS_SECRET_ACCESS_KEY": "local",
             "AWS_SESSION_TOKEN": "local",
             "AWS_REGION": self._region,
@@ -764,6 +774,10 @@ class Lambdas:
     def _flush_for_ever(self) -> None:
         while not self._stopped.wait(_FLUSH_SECONDS):
             self.flush_logs()
+
+
+def _identity(function: Function) -> Identity:
+    return Identity("lambda", function.name, function.role_arn)
 
 
 def _memory_used(worker: _Worker, function: Function) -> int | None:

@@ -60,6 +60,7 @@ class FunctionRegistry(Protocol):
         environment: Mapping[str, str],
         dead_letter_arn: str | None,
         log_group: str | None,
+        role_arn: str,
         ephemeral_storage: int,
         reserved_concurrency: int | None,
     ) -> None: ...
@@ -247,7 +248,7 @@ def _tag_map(properties: dict[str, Any]) -> dict[str, str] | None:
     return tags
 
 
-# -- IAM: kept, so that policies can be read and judged; nothing here enforces them
+# -- IAM: `localaws.iam` holds calls against what is kept here
 
 
 def _policy_text(document: dict[str, Any]) -> str:
@@ -282,9 +283,7 @@ def _role(context: Context, properties: dict[str, Any]) -> Made:
             PolicyDocument=_policy_text(policy["PolicyDocument"]),
         )
     for arn in properties.get("ManagedPolicyArns") or []:
-        # AWS's own policies are not in the embedded cloud.
-        if ":iam::aws:policy/" not in arn:
-            context.call("iam", "attach_role_policy", RoleName=name, PolicyArn=arn)
+        context.call("iam", "attach_role_policy", RoleName=name, PolicyArn=arn)
     return Made(name, {"Arn": role["Arn"], "RoleId": role["RoleId"]})
 
 
@@ -397,16 +396,8 @@ def _lifecycle_rule(rule: dict[str, Any]) -> dict[str, Any]:
 
 @kind("AWS::S3::BucketPolicy", "Bucket PolicyDocument")
 def _bucket_policy(context: Context, properties: dict[str, Any]) -> Made:
-    document = properties["PolicyDocument"]
-    # moto enforces a bucket's policy but reads no conditions: a Deny for requests without TLS, say, would refuse all.
-    statements = [
-        statement
-        for statement in document["Statement"]
-        if not (statement["Effect"] == "Deny" and statement.get("Condition"))
-    ]
-    if statements:
-        policy = _policy_text({**document, "Statement": statements})
-        context.call("s3", "put_bucket_policy", Bucket=properties["Bucket"], Policy=policy)
+    policy = _policy_text(properties["PolicyDocument"])
+    context.call("s3", "put_bucket_policy", Bucket=properties["Bucket"], Policy=policy)
     return Made(properties["Bucket"])
 
 
@@ -645,6 +636,7 @@ def _function(context: Context, properties: dict[str, Any]) -> Made:
         environment=environment,
         dead_letter_arn=dead_letters,
         log_group=(properties.get("LoggingConfig") or {}).get("LogGroup"),
+        role_arn=properties["Role"],
         ephemeral_storage=int((properties.get("EphemeralStorage") or {}).get("Size", 512)),
         reserved_concurrency=None if reserved is None else int(reserved),
     )
@@ -686,7 +678,7 @@ def _layer_version(context: Context, properties: dict[str, Any]) -> Made:
 def _permission(context: Context, properties: dict[str, Any]) -> Made:
     context.call("lambda", "add_permission", StatementId=context.logical_id, **properties)
     context.permissions.append((properties["FunctionName"], properties["Principal"], properties.get("SourceArn")))
-    return Made(context.logical_id)
+    return Made(context.name(255))
 
 
 @kind(

@@ -294,10 +294,21 @@ def _checksum_of(multipart: Any, parts: Sequence[Any], value: bytes | Body) -> t
 
 
 _MODELS = "moto.s3.models"
+def _permitted(_original: Any) -> Any:
+    def get_permission(self: Any, action: str, resource: str) -> Any:  # noqa: ARG001  # moto passes them
+        # moto reads no conditions; `localaws.iam` has held the call against the bucket's policy already.
+        from moto.iam.access_control import PermissionResult
+
+        return PermissionResult.NEUTRAL
+
+    return get_permission
+
+
 SEAMS = (
     Seam(_MODELS, "FakeKey.value", None, _replace_value),
     Seam(_MODELS, "FakeMultipart.set_part", ("self", "part_id", "value"), _store_part),
     Seam(_MODELS, "FakeMultipart.complete", ("self", "body"), _join_parts),
+    Seam(_MODELS, "FakeBucket.get_permission", ("self", "action", "resource"), _permitted),
     Seam("moto.s3.responses", "S3Response.get_object", ("self",), _in_pieces),
     Seam("moto.s3.responses", "S3Response.key_response", ("self", "request", "full_url", "headers"), _let_go),
     Seam("moto.s3.responses", "S3Response._handle_encoded_body", ("self", "body"), _decode_at_once),

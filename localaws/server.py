@@ -22,7 +22,11 @@ from xml.sax.saxutils import escape
 from moto.moto_server import werkzeug_app
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 
+from localaws import limits
+from localaws.access import Access
 from localaws.faults import Faults, Refused, s3_operation, xml_error
+from localaws.identities import USER
+from localaws.limits import OverLimit
 
 LOG = logging.getLogger(__name__)
 
@@ -143,7 +147,13 @@ class Application(DomainDispatcherApplication):
     """
 
     def __init__(
-        self, *, sagemaker: WsgiApp, hooks: Hooks, prepare: Callable[[str], None], faults: Faults | None = None
+        self,
+        *,
+        sagemaker: WsgiApp,
+        hooks: Hooks,
+        prepare: Callable[[str], None],
+        faults: Faults | None = None,
+        access: Access | None = None,
     ) -> None:
         def create_app(service: Any) -> Any:
             prepare(str(service))
@@ -154,7 +164,8 @@ class Application(DomainDispatcherApplication):
         super().__init__(create_app)
         self._sagemaker = sagemaker
         self._hooks = hooks
-        self._faults = faults or Faults()
+        self._faults = Faults() if faults is None else faults  # one without rules is false
+        self._access = access
         # moto lists its own folder to answer this, twice for each request.
         self._backend_for_host = functools.lru_cache(maxsize=256)(super().get_backend_for_host)
 
@@ -171,13 +182,24 @@ class Application(DomainDispatcherApplication):
             return _answer_json(start_response, 404, "NotFound", "moto's own control interface isn't served")
         scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
         service = scope.group(2).lower() if scope else ""
-        if not (self._hooks or self._faults) or not service:
+        if not service:
+            return self._execute(service, environ, start_response)
+        if self._access is None:
+            return self._execute_signed(service, environ, start_response)
+        return self._access.serve(service, environ, start_response, self._execute_signed)
+
+    def _execute_signed(self, service: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if not (self._hooks or self._faults):
             return self._execute(service, environ, start_response)
         return self._execute_with_hooks(service, environ, start_response)
 
     def _execute(self, service: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if service == "sagemaker":
             return self._sagemaker(environ, start_response)
+        try:
+            _check_limits(service, environ)
+        except OverLimit as error:
+            return _answer_refusal(environ, start_response, service, Refused(error.code, error.message, error.status))
         try:
             answer: Iterable[bytes] = super().__call__(environ, start_response)
         except NotImplementedError as error:
@@ -221,13 +243,24 @@ class Application(DomainDispatcherApplication):
         return self._faults.before_call(
             f"{call.service}:{operation}",
             lambda: b"\n".join([call.path.encode(), unquote(query).encode(), call.body]),
-            _caller(environ),
+            self._function(environ),
         )
 
+    def _function(self, environ: Environ) -> str | None:
+        """The Lambda function that makes a call, by its name; None for anybody else."""
+        identity = self._access.identify(environ) if self._access is not None else USER
+        return identity.name if identity.service == "lambda" else None
 
-def _caller(_environ: Environ) -> str | None:
-    """The Lambda function that makes a call, by its name; None for anybody else."""
-    return None
+
+def _check_limits(service: str, environ: Environ) -> None:
+    """Raises OverLimit for what AWS would refuse and moto doesn't."""
+    body = b""
+    if limits.reads_body(service, environ) and _has_body(environ):
+        body = environ["wsgi.input"].read()
+        environ["wsgi.input"] = BytesIO(body)
+        environ["CONTENT_LENGTH"] = str(len(body))
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
+    limits.check(service, environ, body)
 
 
 def _answer_refusal(environ: Environ, start_response: StartResponse, service: str, error: Refused) -> list[bytes]:

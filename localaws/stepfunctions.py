@@ -9,6 +9,7 @@ what differs from AWS where a workflow with task tokens would notice:
 - error, cause and stop date reach DescribeExecution, ListExecutions and the history;
 - `$$.Execution.StartTime` and `$$.State.EnteredTime` have AWS's form;
 - one name starts one execution, also when it is asked for several times at once;
+- an execution whose history is full fails;
 - every start and every ending is reported once, as EventBridge's "Step Functions Execution Status Change".
 """
 
@@ -31,6 +32,8 @@ import boto3
 from botocore.config import Config
 
 from localaws import seams
+from localaws.identities import Identities, Identity
+from localaws.limits import HISTORY_EVENTS
 from localaws.seams import Seam
 
 _PARSER = "moto.stepfunctions.parser"
@@ -46,9 +49,12 @@ _STOP_SECONDS = 10.0
 
 _start_lock = threading.RLock()
 _token_lock = threading.Lock()
-_clients: dict[tuple[str, str], Any] = {}
+_clients: dict[tuple[str, str, str], Any] = {}
 _clients_lock = threading.Lock()
 _endpoint_url: str | None = None
+_identities = Identities()
+# The access key id of the state machine whose task this thread carries out.
+_task = threading.local()
 _listener: Callable[[dict[str, Any]], None] | None = None
 
 
@@ -82,11 +88,19 @@ def _import_without_batch() -> None:
             vars(sys.modules["moto"]).pop("batch", None)
 
 
-def connect(endpoint_url: str | None, listener: Callable[[dict[str, Any]], None] | None) -> None:
-    """Say where tasks send their calls and who gets the status events (both None: nobody any more)."""
-    global _endpoint_url, _listener
+def connect(
+    endpoint_url: str | None,
+    listener: Callable[[dict[str, Any]], None] | None,
+    identities: Identities | None = None,
+) -> None:
+    """Say where tasks send their calls and who gets the status events (both None: nobody any more).
+
+    Each state machine calls under an access key id of its own, which `identities` gives.
+    """
+    global _endpoint_url, _listener, _identities
     with _clients_lock:
         _endpoint_url, _listener = endpoint_url, listener
+        _identities = identities or _identities
         for client in _clients.values():
             client.close()
         _clients.clear()
@@ -239,6 +253,7 @@ def _environment_from_the_start(original: Any) -> Any:
             running: Any = program_state.ProgramRunning
             self.env._program_state = running()
             self.env.ended = threading.Event()
+            self.env.event_manager.fill_up = functools.partial(_fail_for_history, self.env)
         return self.env
 
     return _get_evaluation_environment
@@ -325,14 +340,24 @@ def _end_with_the_environment(original: Any) -> Any:
     return evaluate
 
 
+def _fail_for_history(env: Any) -> None:
+    """https://docs.aws.amazon.com/step-functions/latest/dg/bp-history-limit.html"""
+    cause = f"The execution reached the maximum number of history events ({HISTORY_EVENTS})."
+    env.set_error({"error": "States.Runtime", "cause": cause})
+    _release(env)
+
+
 def _record_interruption(env: Any) -> None:
     """Write the last event of an execution that was ended from outside; its own thread may wait for long yet."""
     from moto.stepfunctions.parser.api import HistoryEventType
     from moto.stepfunctions.parser.asl.eval.event.event_manager import EventHistoryContext
-    from moto.stepfunctions.parser.asl.eval.program_state import ProgramStopped, ProgramTimedOut
+    from moto.stepfunctions.parser.asl.eval.program_state import ProgramError, ProgramStopped, ProgramTimedOut
 
     state = env.program_state()
-    if isinstance(state, ProgramStopped):
+    if isinstance(state, ProgramError) and getattr(env.event_manager, "full", False):
+        details = {"executionFailedEventDetails": dict(state.error or {})}
+        kind = HistoryEventType.ExecutionFailed
+    elif isinstance(state, ProgramStopped):
         details = {"executionAbortedEventDetails": {"error": state.error, "cause": state.cause}}
         kind = HistoryEventType.ExecutionAborted
     elif isinstance(state, ProgramTimedOut):
@@ -363,10 +388,16 @@ def _nothing_after_the_end(original: Any) -> Any:
         update_source_event_id: bool = True,
     ) -> int:
         with lock:
-            if getattr(self, "closed", False):
-                return int(context.last_published_event_id)
-            self.closed = event_type in last
-            return int(original(self, context, event_type, event_details, timestamp, update_source_event_id))
+            over = getattr(self, "closed", False)
+            # The last event that there may be is kept for the one that tells the end.
+            filled = not over and event_type not in last and len(self._history_event_list) >= HISTORY_EVENTS - 1
+            if not over and not filled:
+                self.closed = event_type in last
+                return int(original(self, context, event_type, event_details, timestamp, update_source_event_id))
+            first, self.full = filled and not getattr(self, "full", False), filled or getattr(self, "full", False)
+        if first:
+            self.fill_up()
+        return int(context.last_published_event_id)
 
     return add_event
 
@@ -513,6 +544,17 @@ def _entered_time_in_iso(original: Any) -> Any:
     return state_data
 
 
+def _act_as_machine(original: Any) -> Any:
+    def _eval_state_credentials(self: Any, env: Any) -> Any:
+        credentials = original(self, env)
+        machine = env.states.context_object.context_object_data["StateMachine"]["Id"].rsplit(":", 1)[-1]
+        # The call itself follows on the same thread.
+        _task.access_key_id = _identities.key(Identity("states", machine, credentials.role_arn))
+        return credentials
+
+    return _eval_state_credentials
+
+
 @functools.cache
 def _session() -> boto3.Session:
     return boto3.Session(aws_access_key_id="local", aws_secret_access_key="local")  # noqa: S106  # made up
@@ -522,7 +564,8 @@ def _one_client_for_a_service(_original: Any) -> Any:
     def client(*, service_name: str, region_name: str, config: Config, **_: Any) -> Any:
         # The interpreter makes a client for every call, against "localhost": slow, and wrong on another address.
         with _clients_lock:
-            found = _clients.get((service_name, region_name))
+            key = getattr(_task, "access_key_id", "local")
+            found = _clients.get((service_name, region_name, key))
             if found is None:
                 make: Any = _session().client  # its stubs have an overload for each service, and this takes any
                 found = make(
@@ -530,8 +573,10 @@ def _one_client_for_a_service(_original: Any) -> Any:
                     region_name=region_name,
                     endpoint_url=_endpoint_url,
                     config=config.merge(Config(max_pool_connections=100)),
+                    aws_access_key_id=key,
+                    aws_secret_access_key="local",  # noqa: S106  # made up
                 )
-                _clients[service_name, region_name] = found
+                _clients[service_name, region_name, key] = found
         return found
 
     return SimpleNamespace(client=client)
@@ -539,6 +584,12 @@ def _one_client_for_a_service(_original: Any) -> Any:
 
 SEAMS = (
     Seam(_CALLBACK, "StateTaskServiceCallback._evaluate_with_timeout", ("self", "env"), _attempt_with_own_token),
+    Seam(
+        f"{_PARSER}.asl.component.state.exec.state_task.state_task",
+        "StateTask._eval_state_credentials",
+        ("self", "env"),
+        _act_as_machine,
+    ),
     Seam(_POOL, "CallbackPoolManager.notify", ("self", "callback_id", "outcome"), _answer_once),
     Seam(_POOL, "CallbackPoolManager.heartbeat", ("self", "callback_id"), _heartbeat_while_open),
     Seam(

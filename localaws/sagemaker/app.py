@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.wrappers import Request, Response
 
+from localaws.identities import Identities
 from localaws.sagemaker import shapes
 from localaws.sagemaker.container import Host
 from localaws.sagemaker.endpoints import Endpoints, Models
@@ -69,10 +70,11 @@ class SageMaker:
         emit: Emit,
         programs: Programs | None = None,
         work_folder: Path | None = None,
+        identities: Identities | None = None,
     ) -> None:
         self.gates = Gates()
         self.store = Store(emit)
-        self._clients = Clients(endpoint_url)
+        self._clients = Clients(endpoint_url, identities)
         self._host = Host(work_folder)
         self._logs = LogShipper(self._clients)
         programs = programs or built_in()

@@ -14,11 +14,12 @@ from localaws.sagemaker import serving
 from localaws.sagemaker.container import Container, Host
 from localaws.sagemaker.errors import Failure, InvocationError, ResourceLimitExceeded, ValidationException
 from localaws.sagemaker.gates import Gates
+from localaws.sagemaker.instances import check_volume_key
 from localaws.sagemaker.logs import LogShipper
 from localaws.sagemaker.packages import container_of
 from localaws.sagemaker.programs import Programs
 from localaws.sagemaker.resources import ACCOUNT, Document, Resource, Store, arn, now, tag_map
-from localaws.sagemaker.serving import STOP_GRACE, Server, Serving, Unhealthy
+from localaws.sagemaker.serving import STOP_GRACE, Server, Serving, Unhealthy, with_role
 from localaws.sagemaker.storage import Clients
 
 _log = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ class Models:
             if self._store.find("model", variant["ModelName"], region) is None:
                 raise _missing("model", arn("model", variant["ModelName"], region))
             variants.append({"InitialVariantWeight": 1.0, **variant})
+        check_volume_key("KmsKeyId", request.get("KmsKeyId"), [variant["InstanceType"] for variant in variants])
         document = {key: value for key, value in request.items() if key != "Tags"} | {"ProductionVariants": variants}
         made = self._keep("endpoint-config", "EndpointConfig", "endpoint configuration", region, request, document)
         return {"EndpointConfigArn": made}
@@ -387,7 +389,7 @@ class Endpoints:
             if model is None:
                 raise _missing("model", arn("model", variant["ModelName"], config.region))
             described = self._store.describe(model)
-            plan.append((variant, described.get("PrimaryContainer") or described["Containers"][0]))
+            plan.append((variant, with_role(described)))
         return plan
 
     def _deploy(self, deployment: _Deployment, plan: list[tuple[Document, Document]]) -> None:

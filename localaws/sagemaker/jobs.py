@@ -24,6 +24,7 @@ from localaws.sagemaker.errors import (
     ValidationException,
 )
 from localaws.sagemaker.gates import Gates
+from localaws.sagemaker.instances import check_volume_key
 from localaws.sagemaker.logs import LogShipper, LogStream, Measured
 from localaws.sagemaker.programs import Programs, repository
 from localaws.sagemaker.resources import Document, Resource, Store, arn, now, tag_map
@@ -36,6 +37,10 @@ INSTANCES_AT_ONCE = 20
 STOP_GRACE = 1.5
 """Seconds from SIGTERM to SIGKILL. SageMaker gives 120; a laptop's user, and a test, won't wait for that."""
 DEFAULT_RUNTIME = 86_400
+RUNTIME_AT_MOST = 28 * 86_400
+"""https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_StoppingCondition.html"""
+VOLUME_GB_AT_MOST = 16_384
+"""What an EBS volume of a training instance may have."""
 REGEX_LINE = 4_096
 """Characters of a line that metrics are looked for in."""
 _SUMMARY = (
@@ -321,7 +326,7 @@ class TrainingJobs:
                 return "Stopped"  # the cloud ends, its S3 with it
             self._advance(run, "Uploading")
             output = f"{document['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job.name}/output"
-            s3 = self._clients.s3(job.region)
+            s3 = self._clients.s3(job.region, document["RoleArn"])
             if any(extra.iterdir()):
                 upload_folder(s3, extra, f"{output}/output.tar.gz")
             # A job that was stopped keeps what model it had saved by then.
@@ -350,7 +355,7 @@ class TrainingJobs:
             }
             for channel in channels
         }
-        s3 = self._clients.s3(job.region)
+        s3 = self._clients.s3(job.region, document["RoleArn"])
         first = next(iter(roots.values()))
         for number, (host, root) in enumerate(roots.items()):
             hosts = {"current_host": host, "hosts": [*roots], "network_interface_name": "lo"}
@@ -392,7 +397,7 @@ class TrainingJobs:
                     value = _number(found)
                     if value is not None:
                         run.metrics[name] = (value, now())
-                        self._logs.measure(Measured(job.region, job.name, name, value, now()))
+                        self._logs.measure(Measured(job.region, job.name, name, value, now(), document["RoleArn"]))
                         run.on_metric(name, value)
 
         started = document["TrainingStartTime"]
@@ -409,7 +414,10 @@ class TrainingJobs:
                     **({"SAGEMAKER_HOSTS_DIR": str(meeting)} if meeting else {}),
                 }
                 stream = self._logs.stream(
-                    job.region, "/aws/sagemaker/TrainingJobs", f"{job.name}/{host}-{int(started)}"
+                    job.region,
+                    "/aws/sagemaker/TrainingJobs",
+                    f"{job.name}/{host}-{int(started)}",
+                    document["RoleArn"],
                 )
                 try:
                     container = Container(
@@ -504,13 +512,18 @@ def check_request(request: Mapping[str, Any]) -> None:
         raise ResourceLimitExceeded(
             f"The embedded SageMaker trains on 1 to {INSTANCES_AT_ONCE} instances, not {resources['InstanceCount']}."
         )
+    check_volume_key("VolumeKmsKeyId", resources.get("VolumeKmsKeyId"), [resources["InstanceType"]])
     channels = request.get("InputDataConfig", [])
     names = [channel["ChannelName"] for channel in channels]
     if len(set(names)) != len(names):
         raise ValidationException("Channel names must be unique within InputDataConfig.")
     for channel in channels:
         _check_channel(channel, specification["TrainingInputMode"])
+    if resources["VolumeSizeInGB"] > VOLUME_GB_AT_MOST:
+        raise ValidationException(f"VolumeSizeInGB must be at most {VOLUME_GB_AT_MOST}.")
     stopping = request["StoppingCondition"]
+    if stopping.get("MaxRuntimeInSeconds", 0) > RUNTIME_AT_MOST:
+        raise ValidationException(f"MaxRuntimeInSeconds must be at most {RUNTIME_AT_MOST}.")
     wait = stopping.get("MaxWaitTimeInSeconds")
     if request.get("EnableManagedSpotTraining"):
         if wait is None or wait < stopping.get("MaxRuntimeInSeconds", DEFAULT_RUNTIME):

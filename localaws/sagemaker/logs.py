@@ -41,6 +41,7 @@ class LogStream:
     region: str
     group: str
     name: str
+    role: str
     made: bool = False
     size: int = 0
     _full: bool = field(default=False, repr=False)
@@ -65,6 +66,7 @@ class Measured:
     name: str
     value: float
     moment: float
+    role: str
 
 
 @dataclass
@@ -83,9 +85,9 @@ class LogShipper:
         self._thread = threading.Thread(target=self._run, name="sagemaker logs", daemon=True)
         self._thread.start()
 
-    def stream(self, region: str, group: str, name: str) -> LogStream:
-        """Return a log stream; it is made with its first line."""
-        return LogStream(self, region, group, name)
+    def stream(self, region: str, group: str, name: str, role: str) -> LogStream:
+        """Return a log stream, which a role writes to; it is made with its first line."""
+        return LogStream(self, region, group, name, role)
 
     def put(self, stream: LogStream, line: str) -> None:
         """Queue a line; lines that come while everything ends are dropped."""
@@ -126,26 +128,26 @@ class LogShipper:
                 while len(items) < BATCH_EVENTS:
                     items.append(self._queue.get_nowait())
             lines: dict[LogStream, list[InputLogEventTypeDef]] = defaultdict(list)
-            values: dict[str, list[MetricDatumTypeDef]] = defaultdict(list)
+            values: dict[tuple[str, str], list[MetricDatumTypeDef]] = defaultdict(list)
             for item in items:
                 if isinstance(item, tuple):
                     stream, moment, line = item
                     lines[stream].append({"timestamp": moment, "message": line})
                 elif isinstance(item, Measured):
-                    values[item.region].append(_datum(item))
+                    values[item.region, item.role].append(_datum(item))
             for stream, events in lines.items():
                 if not self._closing.is_set():
                     self._ship(stream, events)
-            for region, data in values.items():
+            for (region, role), data in values.items():
                 if not self._closing.is_set():
-                    self._ship_values(region, data)
+                    self._ship_values(region, role, data)
             for item in items:
                 if isinstance(item, _Flush):
                     item.done.set()
 
     def _ship(self, stream: LogStream, events: "list[InputLogEventTypeDef]") -> None:
         try:
-            client = self._clients.logs(stream.region)
+            client = self._clients.logs(stream.region, stream.role)
             if not stream.made:
                 with contextlib.suppress(client.exceptions.ResourceAlreadyExistsException):
                     client.create_log_group(logGroupName=stream.group)
@@ -165,10 +167,10 @@ class LogShipper:
         except (BotoCoreError, ClientError) as error:
             _log.warning("lines of %s %s are lost: %s", stream.group, stream.name, error)
 
-    def _ship_values(self, region: str, data: "list[MetricDatumTypeDef]") -> None:
+    def _ship_values(self, region: str, role: str, data: "list[MetricDatumTypeDef]") -> None:
         try:
             for start in range(0, len(data), BATCH_METRICS):
-                self._clients.cloudwatch(region).put_metric_data(
+                self._clients.cloudwatch(region, role).put_metric_data(
                     Namespace=TRAINING_NAMESPACE, MetricData=data[start : start + BATCH_METRICS]
                 )
         except (BotoCoreError, ClientError) as error:

@@ -153,6 +153,12 @@ class Store:
         with self.lock:
             return self._resources.get(arn(kind, name, region))
 
+    def tags(self, resource_arn: str) -> dict[str, str]:
+        """Return the tags of the resource of this ARN; none if there is no such resource."""
+        with self.lock:
+            found = self._resources.get(resource_arn)
+            return dict(found.tags) if found else {}
+
     def remove(self, resource: Resource) -> None:
         """Forget a resource."""
         with self.lock:

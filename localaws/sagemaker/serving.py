@@ -13,6 +13,7 @@ from localaws.sagemaker.container import Container, Host, environment
 from localaws.sagemaker.errors import Failure
 from localaws.sagemaker.logs import LogShipper
 from localaws.sagemaker.programs import Programs, repository
+from localaws.sagemaker.resources import Document
 from localaws.sagemaker.storage import Clients, fetch_model
 
 HEALTH_SECONDS = 240
@@ -35,6 +36,12 @@ class Server:
 
 class Unhealthy(Exception):
     """A program didn't answer /ping in time, or ended first."""
+
+
+def with_role(model: Document) -> Document:
+    """Return the container definition of a model as DescribeModel shows it, with the model's execution role."""
+    container = model.get("PrimaryContainer") or model["Containers"][0]
+    return {**container, "ExecutionRoleArn": model["ExecutionRoleArn"]}
 
 
 class Serving:
@@ -60,11 +67,11 @@ class Serving:
     ) -> Server:
         """Unpack a model and start its program.
 
-        `container` is a model's container definition; `log_name` makes a stream's name of the port; `whose` says in
+        `container` is what `with_role` gives; `log_name` makes a stream's name of the port; `whose` says in
         failures what the image belongs to; `asked` and `own` are the environment from the request and from us. Raises
         Failure.
         """
-        image = container["Image"]
+        image, role = container["Image"], container["ExecutionRoleArn"]
         try:
             argv = self._programs.command(repository(image), "serve")
         except LookupError:
@@ -75,9 +82,9 @@ class Serving:
         root = self._host.root(name)
         port = 0
         try:
-            fetch_model(self._clients.s3(region), container["ModelDataUrl"], root / "model")
+            fetch_model(self._clients.s3(region, role), container["ModelDataUrl"], root / "model")
             port = self._host.take_port()
-            stream = self._logs.stream(region, log_group, log_name(port))
+            stream = self._logs.stream(region, log_group, log_name(port), role)
             env = environment(
                 {**container.get("Environment", {}), **asked},
                 {**own, "SAGEMAKER_BIND_TO_PORT": str(port), "AWS_REGION": region},

@@ -19,6 +19,7 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from localaws.identities import USER, Identities, Identity
 from localaws.sagemaker.errors import Failure
 
 if TYPE_CHECKING:
@@ -36,30 +37,34 @@ _DOWNLOADS = 4
 
 
 class Clients:
-    """boto3 clients against the embedded cloud itself, one per service and region, made when first asked for."""
+    """boto3 clients against the embedded cloud itself, made when first asked for.
 
-    def __init__(self, endpoint_url: str) -> None:
+    There is one for each service, region and execution role; a call carries the role on whose behalf it is made.
+    """
+
+    def __init__(self, endpoint_url: str, identities: Identities | None = None) -> None:
         self._endpoint_url = endpoint_url
+        self._identities = identities or Identities()
         self._lock = threading.Lock()
-        self._clients: dict[tuple[str, str], Any] = {}
+        self._clients: dict[tuple[str, str, str], Any] = {}
         self._session: boto3.session.Session | None = None
 
-    def s3(self, region: str) -> "S3Client":
-        """Return the S3 client of a region."""
-        client: S3Client = self._get("s3", region)
+    def s3(self, region: str, role: str) -> "S3Client":
+        """Return the S3 client of a region and a role."""
+        client: S3Client = self._get("s3", region, role)
         return client
 
-    def logs(self, region: str) -> "CloudWatchLogsClient":
-        """Return the CloudWatch Logs client of a region."""
-        client: CloudWatchLogsClient = self._get("logs", region)
+    def logs(self, region: str, role: str) -> "CloudWatchLogsClient":
+        """Return the CloudWatch Logs client of a region and a role."""
+        client: CloudWatchLogsClient = self._get("logs", region, role)
         return client
 
-    def cloudwatch(self, region: str) -> "CloudWatchClient":
-        """Return the CloudWatch client of a region."""
-        client: CloudWatchClient = self._get("cloudwatch", region)
+    def cloudwatch(self, region: str, role: str) -> "CloudWatchClient":
+        """Return the CloudWatch client of a region and a role."""
+        client: CloudWatchClient = self._get("cloudwatch", region, role)
         return client
 
-    def _get(self, service: str, region: str) -> Any:
+    def _get(self, service: str, region: str, role: str) -> Any:
         with self._lock:
             if self._session is None:
                 # Nothing of the user's own AWS settings: a profile or a proxy meant for AWS has no say here.
@@ -70,10 +75,8 @@ class Clients:
                 }
                 self._session = boto3.session.Session(
                     botocore_session=botocore.session.Session(session_vars=own),
-                    aws_access_key_id="embedded",
-                    aws_secret_access_key="embedded",  # noqa: S106 - the embedded cloud takes any credentials
                 )
-            if (service, region) not in self._clients:
+            if (service, region, role) not in self._clients:
                 config = Config(
                     proxies={},
                     max_pool_connections=32,
@@ -83,10 +86,17 @@ class Clients:
                     response_checksum_validation="when_required",
                     s3={"addressing_style": "path"},
                 )
-                self._clients[service, region] = self._session.client(  # type: ignore[call-overload] # a computed name
-                    service, region_name=region, endpoint_url=self._endpoint_url, config=config
+                make: Any = self._session.client  # its stubs have an overload for each service, and this takes any
+                identity = Identity("sagemaker", role.rsplit("/", 1)[-1], role) if role else USER
+                self._clients[service, region, role] = make(
+                    service,
+                    region_name=region,
+                    endpoint_url=self._endpoint_url,
+                    config=config,
+                    aws_access_key_id=self._identities.key(identity),
+                    aws_secret_access_key="embedded",  # noqa: S106 - the embedded cloud takes any
                 )
-            return self._clients[service, region]
+            return self._clients[service, region, role]
 
 
 def split_uri(uri: str) -> tuple[str, str]:

@@ -19,11 +19,12 @@ from localaws.sagemaker import serving
 from localaws.sagemaker.container import Host
 from localaws.sagemaker.errors import Failure, ResourceInUse, ResourceLimitExceeded, ValidationException
 from localaws.sagemaker.gates import Gates
+from localaws.sagemaker.instances import check_volume_key
 from localaws.sagemaker.logs import LogShipper, LogStream
 from localaws.sagemaker.programs import Programs
 from localaws.sagemaker.records import BadRecord, Processing, batches, media_type, payload, read_processing, split
 from localaws.sagemaker.resources import Document, Resource, Store, arn, now, tag_map
-from localaws.sagemaker.serving import Server, Serving, Unhealthy
+from localaws.sagemaker.serving import Server, Serving, Unhealthy, with_role
 from localaws.sagemaker.storage import Clients, fetch_object, find_objects, put_file
 
 _log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ class TransformJobs:
                     f"The embedded SageMaker runs at most {JOBS_AT_ONCE} transform jobs at once; wait for one to end."
                 )
             described = self._store.describe(model)
-            container = described.get("PrimaryContainer") or described["Containers"][0]
+            container = with_role(described)
             self._store.add(job)
             run = _Run(job, container, processing)
             self._runs[job.arn] = run
@@ -226,7 +227,8 @@ class TransformJobs:
         self._gates.pass_through("transform", job.name, run.stopping.is_set)
         if run.stopping.is_set():
             raise _Stopped
-        objects = find_objects(self._clients.s3(job.region), document["TransformInput"]["DataSource"]["S3DataSource"])
+        s3 = self._clients.s3(job.region, run.container["ExecutionRoleArn"])
+        objects = find_objects(s3, document["TransformInput"]["DataSource"]["S3DataSource"])
         with self._store.lock:
             document["TransformStartTime"] = now()
         instances = min(document["TransformResources"]["InstanceCount"], len(objects))
@@ -284,7 +286,8 @@ class TransformJobs:
 
     def _serve(self, run: _Run, server: Server, objects: Sequence[_Object]) -> None:
         """Transform one instance's objects; the body of a thread."""
-        data_log = self._logs.stream(run.job.region, GROUP, f"{server.log_name}/data-log")
+        role = run.container["ExecutionRoleArn"]
+        data_log = self._logs.stream(run.job.region, GROUP, f"{server.log_name}/data-log", role)
         caller = _Caller(server, run.job.document)
         try:
             limits = self._limits(run, caller)
@@ -338,7 +341,7 @@ class TransformJobs:
         bucket, key, name, _ = one
         place = self._host.root(run.job.name)
         source, result = place / "tmp" / "object", place / "tmp" / "answers"
-        s3 = self._clients.s3(run.job.region)
+        s3 = self._clients.s3(run.job.region, run.container["ExecutionRoleArn"])
         try:
             fetch_object(s3, bucket, key, source)
             compressed = document["TransformInput"]["CompressionType"] == "Gzip"
@@ -495,7 +498,9 @@ def _check(request: Mapping[str, Any]) -> Processing:
             f"MaxConcurrentTransforms * MaxPayloadInMB must not exceed {PAYLOAD_LIMIT_MB}; MaxPayloadInMB is "
             f"{payload_mb or DEFAULT_PAYLOAD_MB}."
         )
-    instances = request["TransformResources"]["InstanceCount"]
+    resources = request["TransformResources"]
+    check_volume_key("VolumeKmsKeyId", resources.get("VolumeKmsKeyId"), [resources["InstanceType"]])
+    instances = resources["InstanceCount"]
     if instances > INSTANCES_AT_MOST:
         raise ResourceLimitExceeded(
             f"The embedded SageMaker transforms on 1 to {INSTANCES_AT_MOST} instances, not {instances}."

@@ -22,14 +22,21 @@ def cloud() -> Iterator[Cloud]:
         yield running
 
 
+def allow(service: str, action: str, resource: str) -> str:
+    """The policy of a queue or a topic that a service may send to."""
+    statement = {"Effect": "Allow", "Principal": {"Service": service}, "Action": action, "Resource": resource}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
 class Inbox:
     """A queue to look into."""
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self.name = f"inbox-{uuid.uuid4()}"
-        self.url = cloud.client("sqs").create_queue(QueueName=self.name)["QueueUrl"]
         self.arn = f"arn:aws:sqs:us-east-1:123456789012:{self.name}"
+        attributes = {"Policy": allow("events.amazonaws.com", "sqs:SendMessage", self.arn)}
+        self.url = cloud.client("sqs").create_queue(QueueName=self.name, Attributes=attributes)["QueueUrl"]
 
     def messages(self) -> list[Any]:
         """Every message that has come, once all deliveries are done."""
@@ -177,6 +184,8 @@ def test_a_bucket_that_sends_nothing_to_eventbridge(cloud: Cloud, rule: Any, inb
 def test_put_events_reaches_every_kind_of_target(cloud: Cloud, rule: Any, inbox: Inbox) -> None:
     through_topic, logs = Inbox(cloud), cloud.client("logs")
     topic = cloud.client("sns").create_topic(Name=f"topic-{uuid.uuid4()}")["TopicArn"]
+    policy = allow("events.amazonaws.com", "sns:Publish", topic)
+    cloud.client("sns").set_topic_attributes(TopicArn=topic, AttributeName="Policy", AttributeValue=policy)
     cloud.client("sns").subscribe(
         TopicArn=topic, Protocol="sqs", Endpoint=through_topic.arn, Attributes={"RawMessageDelivery": "true"}
     )

@@ -16,7 +16,14 @@ from localaws.cloud import Cloud
 from localaws.server import Call
 
 ROLE = "arn:aws:iam::123456789012:role/workflow"
-TRUST = {"Version": "2012-10-17", "Statement": []}
+TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Principal": {"Service": "states.amazonaws.com"}, "Action": "sts:AssumeRole"}],
+}
+ALLOWED = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": "*"}],
+}
 HANDLERS = """
 import time
 from pathlib import Path
@@ -45,6 +52,9 @@ class World:
         self._came = threading.Condition()
         (folder / "handlers.py").write_text(HANDLERS)
         cloud.client("iam").create_role(RoleName="workflow", AssumeRolePolicyDocument=json.dumps(TRUST))
+        cloud.client("iam").put_role_policy(
+            RoleName="workflow", PolicyName="workflow", PolicyDocument=json.dumps(ALLOWED)
+        )
         for name in ("nothing", "refuse", "wait_for_file"):
             cloud.lambdas.register(name, folder, f"handlers.{name}", timeout=30)
             cloud.client("lambda").create_function(
