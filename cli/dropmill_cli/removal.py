@@ -8,10 +8,10 @@ takes a deleted stack's id and says DELETE_SKIPPED of them
 """
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, Field
 
-from dropmill import aws, ledger
+from dropmill import audit, aws, ledger
 from dropmill.leases import close_leases
 from dropmill.ledger import LeaseState
 from dropmill.naming import STACK_TAG, Step, package_group, sagemaker_name
@@ -48,12 +48,9 @@ _SETTINGS: Final = {
     "ARTIFACT_BUCKET": "Artifacts",
     "NOTIFICATION_TOPIC_ARN": "Notifications",
 }
+_KEY_DAYS: Final = 30
 _STARTS_RUNS: Final = "StartRunFunction"
 """How the logical ids of the rules begin that start runs."""
-_OURS: Final = re.compile(
-    r"[a-z0-9](?:-?[a-z0-9]){0,8}-[0-9a-f]{12}-(?:train|tune|c?xform|c?model|epcfg|ep)-[0-9]{1,2}"
-)
-"""Names that `dropmill.naming.sagemaker_name` may have made."""
 _GONE: Final = {
     *("NoSuchBucket", "404", "ResourceNotFoundException", "ResourceNotFound", "NotFoundException"),
     *("StateMachineDoesNotExist", "ExecutionDoesNotExist", "NoSuchUpload"),
@@ -166,6 +163,7 @@ def plan(remains: Remains, *, models: bool) -> RemovalDocument:
         if _bucket_is_there(one.physical_id):
             add.append(Item(kind="bucket", name=one.physical_id, note="with every version of everything in it"))
     add += [Item(kind="table", name=one.physical_id) for one in remains.of(_TABLE) if _table_is_there(one.physical_id)]
+    add += [Item(kind="key", name=one.physical_id) for one in remains.of(_KEY) if _key_is_there(one.physical_id)]
     return document
 
 
@@ -205,8 +203,9 @@ def remove(remains: Remains, say: Say, *, models: bool, pause: float) -> Removal
             _delete_table(one.physical_id, pause)
             gone.append(Item(kind="table", name=one.physical_id))
     for one in remains.retained:
-        if one.type == _KEY and _end_key(one.physical_id):
-            gone.append(Item(kind="key", name=one.physical_id, note="is deleted when its waiting period is over"))
+        if one.type == _KEY and _key_is_there(one.physical_id):
+            _client("kms").schedule_key_deletion(KeyId=one.physical_id, PendingWindowInDays=_KEY_DAYS)
+            gone.append(Item(kind="key", name=one.physical_id, note=f"KMS deletes it in {_KEY_DAYS} days"))
         elif one.type not in _KEPT:
             document.left.append(Item(kind=one.type, name=one.physical_id, note="CloudFormation retained it"))
     return document
@@ -260,9 +259,12 @@ def _find_retained(remains: Remains) -> None:
 
 
 def _is_there(one: StackResource) -> bool:
+    """Whether what a deleted stack left has still to be deleted."""
     if one.type == _BUCKET:
         return _bucket_is_there(one.physical_id)
-    return _table_is_there(one.physical_id) if one.type == _TABLE else True
+    if one.type == _KEY:
+        return _key_is_there(one.physical_id)
+    return one.type == _TABLE and _table_is_there(one.physical_id)
 
 
 def _has_a_stack(physical_id: str) -> bool:
@@ -384,56 +386,32 @@ def _end_runs(say: Say, failed: set[str]) -> None:
                 failed.add(run.run_id)
 
 
-_STRAYS: Final[tuple[tuple[Step, str, str, str], ...]] = (
-    ("endpoint", "list_endpoints", "Endpoints", "Endpoint"),
-    ("endpoint-config", "list_endpoint_configs", "EndpointConfigs", "EndpointConfig"),
-    ("model", "list_models", "Models", "Model"),
-    ("training", "list_training_jobs", "TrainingJobSummaries", "TrainingJob"),
-    ("tuning", "list_hyper_parameter_tuning_jobs", "HyperParameterTuningJobSummaries", "HyperParameterTuningJob"),
-    ("transform", "list_transform_jobs", "TransformJobSummaries", "TransformJob"),
-)
-
-
 def _end_strays(remains: Remains, gone: list[Item], say: Say, pause: float) -> None:
-    """End what carries the stack's tag and no lease knows. Raises CommandError where SageMaker doesn't let go of it."""
+    """End what carries the stack's tag and no lease knows, also what has just been made.
+
+    Raises CommandError where SageMaker doesn't let go of it.
+    """
+    if not _table_is_there(remains.one("Ledger")):
+        return  # an earlier attempt has come further than this
     give_up = time.monotonic() + PATIENCE_SECONDS
-    noted: set[str] = set()
-    while strays := _strays(remains.name):
-        for step, name in sorted(strays, key=lambda stray: CLOSING_ORDER.index(stray[0])):
-            if name not in noted:
-                noted.add(name)
-                say(f"ending {RESOURCES[step].kind} {name}, which no lease knows")
-                gone.append(Item(kind=RESOURCES[step].kind, name=name))
+    steps = {RESOURCES[step].kind: step for step in reversed(CLOSING_ORDER)}
+    found = audit.unknown_resources(datetime.now(UTC) + 2 * audit.YOUNG)
+    strays = sorted({(steps[one.kind], one.name) for one in found}, key=lambda stray: CLOSING_ORDER.index(stray[0]))
+    for step, name in strays:
+        kind = RESOURCES[step].kind
+        say(f"ending {kind} {name}, which no lease knows")
+        while not _is_over(step, name):
+            if time.monotonic() > give_up:
+                raise CommandError(f"SageMaker has not let go of {kind} {name}; run this again")
             RESOURCES[step].end(name)
-        if time.monotonic() > give_up:
-            raise CommandError(f"SageMaker has not let go of {', '.join(name for _, name in strays)}; run this again")
-        time.sleep(pause)
+            if not _is_over(step, name):
+                time.sleep(pause)
+        gone.append(Item(kind=kind, name=name))
 
 
-def _strays(stack: str) -> list[tuple[Step, str]]:
-    found: list[tuple[Step, str]] = []
-    client: Any = aws.sagemaker()
-    for step, operation, member, prefix in _STRAYS:
-        running = {"StatusEquals": "InProgress"} if RESOURCES[step].ends_by_itself else {}
-        for page in client.get_paginator(operation).paginate(**running):
-            for one in page[member]:
-                name = one[f"{prefix}Name"]
-                # Asking for tags takes a call each, so only those whose names could be ours are asked for.
-                if not _OURS.fullmatch(name) or not _carries_our_tag(client, one[f"{prefix}Arn"], stack):
-                    continue
-                if RESOURCES[step].describe(name).presence is not Presence.ABSENT:
-                    found.append((step, name))
-    return found
-
-
-def _carries_our_tag(client: Any, arn: str, stack: str) -> bool:
-    try:
-        pages = client.get_paginator("list_tags").paginate(ResourceArn=arn)
-        return any(tag == {"Key": STACK_TAG, "Value": stack} for page in pages for tag in page["Tags"])
-    except ClientError as error:
-        if aws.error_code(error) in {"ValidationException", *_GONE}:
-            return False  # it has gone meanwhile
-        raise
+def _is_over(step: Step, name: str) -> bool:
+    presence = RESOURCES[step].describe(name).presence
+    return presence is Presence.ABSENT or (RESOURCES[step].ends_by_itself and presence is Presence.SETTLED)
 
 
 def _delete_stack(remains: Remains, pause: float) -> None:
@@ -537,7 +515,8 @@ def _package_groups(stack: str, names: Names) -> list[str]:
             if aws.error_code(error) not in {"ValidationException", *_GONE}:
                 raise
             continue
-        if _carries_our_tag(client, group["ModelPackageGroupArn"], stack):
+        tags = client.list_tags(ResourceArn=group["ModelPackageGroupArn"])["Tags"]
+        if {"Key": STACK_TAG, "Value": stack} in tags:
             found.append(name)
     return found
 
@@ -621,9 +600,11 @@ def _delete_table(name: str, pause: float) -> None:
         time.sleep(pause)
 
 
-def _end_key(key: str) -> bool:
-    client: Any = _client("kms")
-    if client.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "PendingDeletion":
+def _key_is_there(key: str) -> bool:
+    try:
+        state = _client("kms").describe_key(KeyId=key)["KeyMetadata"]["KeyState"]
+    except ClientError as error:
+        if aws.error_code(error) not in _GONE:
+            raise
         return False
-    client.schedule_key_deletion(KeyId=key)
-    return True
+    return bool(state != "PendingDeletion")

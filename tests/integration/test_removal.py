@@ -174,3 +174,14 @@ def test_what_is_no_stack_of_this_application_is_left_alone(stand: Stand) -> Non
     code, _, said = remove(stand, "--yes", stack="somebody-elses")
     assert (code, "is not a Dropmill stack" in said) == (2, True)
     assert "somebody-elses" in names(stand)["stacks"]
+
+
+def test_a_key_of_the_stacks_own_goes_last(stand: Stand) -> None:
+    stand.cloud.deploy(ROOT / "template.yaml", stack_name="keyed", parameters={"CreateKmsKey": "yes"})
+    code, printed, _ = remove(stand, "--yes", "--json", stack="keyed")
+    document = json.loads(printed)
+    assert (code, document["left"]) == (0, [])
+    assert [item["kind"] for item in document["removed"]] == ["stack", "bucket", "bucket", "table", "key"]
+    key = stand.client("kms").describe_key(KeyId=document["removed"][-1]["name"])["KeyMetadata"]
+    assert key["KeyState"] == "PendingDeletion"
+    assert "there is no stack 'keyed'" in remove(stand, "--yes", stack="keyed")[2]
