@@ -26,9 +26,6 @@ MB: Final = 1024 * 1024
 GB: Final = 1024 * 1024 * 1024
 
 HISTORY_EVENTS: Final = 25_000
-STATE_BYTES: Final = 256 * KB
-ENDPOINT_BODY_BYTES: Final = 6 * MB
-"""Of a request to an endpoint, as botocore's model of it says, and of its answer."""
 
 Environ = Mapping[str, Any]
 
