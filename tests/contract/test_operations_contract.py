@@ -53,9 +53,15 @@ def test_what_a_rule_cannot_deliver_is_kept(resources: Resources) -> None:
         for target in rule["Targets"]:
             assert target["DeadLetterConfig"] == {"Arn": QUEUE}
     policy = resources["DeadLettersPolicy"]["Properties"]["PolicyDocument"]
-    (statement,) = statements(policy, "sqs:SendMessage")
+    statement, topics = statements(policy, "sqs:SendMessage")
     named = [arn["Fn::GetAtt"][0] for arn in statement["Condition"]["ArnEquals"]["aws:SourceArn"]]
     assert sorted(named) == sorted(rules), "the queue's policy must name every rule, and nothing else"
+    assert statement["Principal"] == {"Service": "events.amazonaws.com"}
+    assert topics["Principal"] == {"Service": "sns.amazonaws.com"}
+    of_topics = [topic["Ref"] for topic in topics["Condition"]["ArnEquals"]["aws:SourceArn"]]
+    assert sorted(of_topics) == sorted(of_type(resources, "AWS::SNS::Topic"))
+    for subscription in of_type(resources, "AWS::SNS::Subscription").values():
+        assert subscription["RedrivePolicy"] == {"deadLetterTargetArn": QUEUE}
 
 
 def test_what_a_timer_cannot_deliver_is_kept(resources: Resources) -> None:
