@@ -212,9 +212,12 @@ def _is_execution(event: Event, key: str, status: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def stand() -> Iterator[Stand]:
+def stand(request: pytest.FixtureRequest) -> Iterator[Stand]:
+    """The stack, with the parameters that a module may name as `PARAMETERS`."""
     with Cloud() as cloud:
-        stack = cloud.deploy(ROOT / "template.yaml", prewarm=True)
+        stack = cloud.deploy(
+            ROOT / "template.yaml", parameters=getattr(request.module, "PARAMETERS", None), prewarm=True
+        )
         sqs = cloud.client("sqs")
         queue_url = sqs.create_queue(QueueName="inbox")["QueueUrl"]
         cloud.client("sns").subscribe(

@@ -13,7 +13,7 @@ def audit_resources(event: ScheduledEvent) -> None:
     # An alarm can only watch what is told each time, nothing found as zero.
     metrics.add_metric("UnknownResources", MetricUnit.Count, len(found))
     for one in found:
-        logger.warning("unknown resource", kind=one.kind, name=one.name, resource_run=one.run_id)
+        logger.warning("unknown resource", kind=one.kind, resource=one.name, of_run=one.run_id)
     if not found:
         logger.info("nothing unknown")
         return
