@@ -363,8 +363,10 @@ def _sagemaker_context(parameters: Mapping[str, Any]) -> dict[str, str | tuple[s
     for name, key in _SAGEMAKER_KEYS.items():
         if found := tuple(sorted(set(_find(parameters, {name})))):
             context[key] = found
-    if "EnableNetworkIsolation" in parameters:
-        context["sagemaker:NetworkIsolation"] = str(parameters["EnableNetworkIsolation"]).lower()
+    # A search says it of its jobs.
+    job = parameters.get("TrainingJobDefinition", parameters)
+    if "EnableNetworkIsolation" in job:
+        context["sagemaker:NetworkIsolation"] = str(job["EnableNetworkIsolation"]).lower()
     return context
 
 
