@@ -76,7 +76,7 @@ def said_of(files: Files, options: dict[str, Any]) -> str:
     problem: Problem = first.problem
     if problem.row is not None and file.unit is Unit.LINES:
         problem = problem.model_copy(update={"row": problem.row + file.first_line - 1})
-    return str(problem)
+    return problem.words.in_full()
 
 
 def _size(count: int) -> str:

@@ -231,7 +231,7 @@ def _drained(files: Files) -> str:
             looked.files, shard.pieces, lambda file: by_name[file.name], looked.layout, DataOptions(), reading
         ):
             pass
-    return str(reading.problems[0].problem) if reading.problems else ""
+    return reading.problems[0].problem.words.in_full() if reading.problems else ""
 
 
 def main(room: int) -> None:

@@ -19,6 +19,7 @@ from dropmill.data.recordio import SparseMatrix
 from dropmill.data.rows import Look, OpenFile, Progress, Rows
 from dropmill.errors import InvalidDrop
 from dropmill.recipe import DataOptions
+from dropmill.words import IN_FULL
 
 
 @dataclass
@@ -95,10 +96,10 @@ def read_file(
         except TooManyProblems:
             seen.cut_short = True
         for one in found:
-            assert FoundProblem.model_validate_json(one.model_dump_json()) == one
+            assert FoundProblem.model_validate_json(one.model_dump_json(context=IN_FULL)) == one
             row = one.problem.row
             absolute = one.problem.model_copy(update={"row": None if row is None else row + lines})
-            seen.problems.append(str(absolute).removeprefix(f"{name}, "))
+            seen.problems.append(absolute.words.in_full().removeprefix(f"{name}, "))
         lines += progress.lines
         seen.pieces.append(progress)
     return seen
@@ -109,7 +110,7 @@ def outcome(reader: ModuleType, data: bytes, **given: Any) -> tuple[Any, ...]:
     try:
         seen = read_file(reader, data, **given)
     except InvalidDrop as error:
-        return (str(error),)
+        return (error.words.in_full(),)
     rows = None if seen.cut_short else (seen.features.tobytes(), seen.labels, sum(piece.rows for piece in seen.pieces))
     return seen.layout, seen.cells, seen.problems, rows
 
@@ -118,7 +119,7 @@ def refused(reader: ModuleType, data: bytes, **given: Any) -> str:
     """Why a file is refused as a whole."""
     with pytest.raises(InvalidDrop) as caught:
         read_file(reader, data, **given)
-    return str(caught.value).removeprefix("rows.txt").removeprefix(", ").removeprefix(": ")
+    return caught.value.words.in_full().removeprefix("rows.txt").removeprefix(", ").removeprefix(": ")
 
 
 @contextmanager

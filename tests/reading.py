@@ -180,7 +180,7 @@ class Read:
 
     @property
     def said(self) -> list[str]:
-        return [str(problem) for problem in self.problems]
+        return [problem.words.in_full() for problem in self.problems]
 
     def divided(self) -> dict[Part, Divided]:
         """The rows of each part in the order that they are written."""

@@ -94,12 +94,14 @@ def main() -> None:
     dropmill approve RUN
     dropmill score RECIPE --wait
     dropmill endpoint up RECIPE --for 2h
+    dropmill doctor
     dropmill exec -- python tutorial.py            any program, against an embedded cloud
 
-    drop, runs, show, logs, rerun, models, approve, reject, score and endpoint speak to the embedded cloud at
-    http://127.0.0.1:4566 or AWS_ENDPOINT_URL, and to AWS when another stack is named with --stack or DROPMILL_STACK.
+    drop, runs, show, logs, rerun, models, approve, reject, score, endpoint, doctor and remove speak to the embedded
+    cloud at http://127.0.0.1:4566 or AWS_ENDPOINT_URL, and to AWS when another stack is named with --stack or
+    DROPMILL_STACK.
 
-    Exit codes: 0 done, 1 the run failed, 2 the command could not be carried out, 130 stopped by Ctrl-C.
+    Exit codes: 0 done, 1 the run failed or doctor found what would make one fail, 2 the command could not be carried out, 130 stopped by Ctrl-C.
     """
 
 
@@ -349,7 +351,7 @@ def show(place: Place, run_id: str, json_: bool) -> None:
     if stack.embedded:
         document = all_runs.at_home(document, f"dropmill logs {run_id}")
     if json_:
-        _print_json(document.model_dump(mode="json"))
+        _print_json(document.in_full())
         return
     from rich.text import Text
 
@@ -592,6 +594,39 @@ def reject(place: Place, model: str, reason: str, json_: bool) -> None:
     _decide(place, model, "Rejected", reason, json_)
 
 
+@main.command(short_help="Check an account or a cloud before the first drop.")
+@click.argument("recipes", metavar="[RECIPE]...", nargs=-1)
+@somewhere
+@as_json
+def doctor(place: Place, recipes: tuple[str, ...], json_: bool) -> None:
+    """Check everything that a drop needs: credentials, stack, permissions, quotas, images, rules, notifications.
+
+    Each RECIPE, by name or file, is read as a run would read it, and the account's quotas are held against what it
+    needs; without one, all those in the drop bucket. Nothing is changed. Exit code 1 if something would make runs fail.
+
+    \b
+    Examples:
+      dropmill doctor
+      dropmill doctor kmeans zeros.yaml
+      dropmill doctor --stack dropmill --region eu-west-1 --json
+    """
+    from dropmill_cli import drops
+    from dropmill_cli import doctor as checks
+
+    document = checks.examine(place, [drops.choose_recipe(recipe) for recipe in recipes])
+    if json_:
+        _print_json(document.model_dump(mode="json"))
+    else:
+        from dropmill_cli.show import clean
+
+        for check in document.checks:
+            click.echo(clean(f"{check.status.value:<8} {check.name:<14} {check.found}"))
+            if check.advice is not None:
+                click.echo(clean(f"{'':<24}{check.advice}"))
+    if not document.ok:
+        click.get_current_context().exit(RUN_FAILED)
+
+
 @main.command(short_help="Take the stack away, and all that it holds.")
 @click.option("--dry-run", is_flag=True, help="Only list what would go.")
 @click.option("--yes", is_flag=True, help="Don't ask for the stack's name.")
@@ -709,7 +744,7 @@ def _wait(
         }
     )
     if json_:
-        _print_json(document.model_dump(mode="json"))
+        _print_json(document.in_full())
     else:
         out = pages.console()
         for piece in pages.results(document, all_runs.read_metrics(run_id), log=_log_tail(document)):

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, Field
@@ -17,6 +18,7 @@ from dropmill.naming import metrics_key, plan_key, report_key, run_record_key
 from dropmill.resources import RESOURCES
 from dropmill.runs import execution_arn
 from dropmill.storage import MissingDocument, read_document, read_object
+from dropmill.words import IN_FULL, Words
 from dropmill_cli.errors import CommandError
 from dropmill_cli.stack import Stack
 
@@ -29,7 +31,7 @@ _CONSOLE_LINK = re.compile(r"https://[a-z0-9-]+\.console\.aws\.amazon\.com/cloud
 
 
 _RECORDED = {
-    *("algorithm", "metrics", "seconds", "ended_at", "error", "cause", "report"),
+    *("algorithm", "metrics", "seconds", "ended_at", "error", "cause", "refusal", "report"),
     *("verdict", "reasons", "package", "champion_run", "champion_metrics", "batch"),
 }
 
@@ -58,7 +60,12 @@ class RunDocument(BaseModel):
     ended_at: datetime | None = None
     error: str | None = None
     cause: str | None = None
+    refusal: Words | None = None
     leases: list[LeaseRecord] = Field(default_factory=list)
+
+    def in_full(self) -> dict[str, Any]:
+        """As JSON, with the values of rows that it holds: for the user's own eyes."""
+        return self.model_dump(mode="json", context=IN_FULL)
 
 
 class RunLine(BaseModel):

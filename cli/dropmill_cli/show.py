@@ -206,7 +206,8 @@ def results(document: RunDocument, metrics: Metrics | None, *, log: Sequence[Log
     if document.error or document.cause:
         yield Text()
         yield Text(f"{clean(document.error or document.status.value)}:", "bold red")
-        yield Text(clean(document.cause or "no reason was given"))
+        told = document.cause if document.refusal is None else document.refusal.in_full()
+        yield Text(clean(told or "no reason was given"))
     elif document.status not in {RunStatus.RUNNING, RunStatus.SUCCEEDED}:
         yield Text()
         yield Text(f"The run was {document.status.value.lower().replace('_', ' ')}.", "bold red")
@@ -239,7 +240,7 @@ def batch_lines(batch: BatchRecord) -> Iterator[RenderableType]:
     yield Text(clean(batch.words), "bold green")
     yield Text(f"Predictions: {clean(batch.manifest)}")
     yield Text(f"By the model of {batch.training_run}: {clean(batch.model_package)}")
-    yield from (Text(f"Set aside: {clean(reason)}", "yellow") for reason in batch.reasons)
+    yield from (Text(f"Set aside: {clean(reason.in_full())}", "yellow") for reason in batch.reasons)
 
 
 def metrics_table(values: dict[str, float], metrics: Metrics | None) -> Iterator[RenderableType]:

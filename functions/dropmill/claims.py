@@ -192,7 +192,7 @@ def manifest_of(batch: str, recipe: str) -> PredictionsManifest:
 
 def settle(manifest: PredictionsManifest) -> None:
     """Keep with each claim of a committed batch what became of the file."""
-    reasons = {_key(one.source)["pk"]: "; ".join(one.reasons) for one in manifest.set_aside}
+    reasons = {_key(one.source)["pk"]: "; ".join(one.rules or map(str, one.reasons)) for one in manifest.set_aside}
     scored = {_key(one.source)["pk"] for one in manifest.files}
     for note, source in _notes(manifest.batch):
         pk = _key(source)["pk"]

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, StringConstraints
 
-from dropmill.errors import several
 from dropmill.naming import folder_of_drop
 from dropmill.recipe import RECIPE_NAME, RECIPE_NAME_MAX, Recipe
+from dropmill.words import Cell, Words, joined, quoted
 
 RunId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](-?[a-z0-9])*$", max_length=80)]
 RecipeName = Annotated[str, StringConstraints(pattern=f"^{RECIPE_NAME.pattern}$", max_length=RECIPE_NAME_MAX)]
@@ -208,36 +208,49 @@ class Problem(Contract):
     """One thing wrong with a dataset, precise enough to find and mend it.
 
     `row` counts as the user's own tool does: the line number in a text file (a header is line 1), the 0-based index
-    in an array. `value` is cut to 40 characters.
+    in an array. `value` is cut to 40 characters. `rule` tells no value of a row, and as text a problem doesn't either.
     """
 
     file: str
     row: int | None = None
     column: str | None = None
-    value: str | None = Field(default=None, max_length=43)
+    name: Cell | None = Field(
+        default=None,
+        description="What the data calls it, where that may be data itself: `column` is its number then",
+    )
+    value: Cell | None = None
     rule: str
 
-    def __str__(self) -> str:
+    @property
+    def words(self) -> Words:
         where = self.file
         if self.row is not None:
             where += f", row {self.row}"
         if self.column is not None:
             where += f", column {self.column!r}"
-        said = f"{self.value!r} " if self.value is not None else ""
-        return f"{where}: {said}{self.rule}"
+        named: str | Cell = ""
+        if self.name is not None:
+            name = repr(self.name.in_full())
+            named = Cell(f", column {name}", ", one column") if self.column is None else Cell(f" ({name})", "")
+        value = Words("") if self.value is None else Words(quoted(self.value.in_full(), "the value"), " ")
+        return Words(where, named, ": ", value, self.rule)
+
+    def __str__(self) -> str:
+        return str(self.words)
 
 
 PROBLEMS_MAX = 10
 """As many problems of a dataset are looked for and told."""
 
 
-def listed(problems: Sequence[Problem]) -> str:
+def listed(problems: Sequence[Words]) -> Words:
     """One or more problems as a message, which says so where the search ended before the data did."""
     if len(problems) == 1:
-        return str(problems[0])
-    lines = several([str(problem) for problem in problems[:PROBLEMS_MAX]])
-    stopped = f"- checking stopped after {PROBLEMS_MAX} problems; there may be more"
-    return f"{lines}\n{stopped}" if len(problems) >= PROBLEMS_MAX else lines
+        return problems[0]
+    lines = [Words("- ", problem) for problem in problems[:PROBLEMS_MAX]]
+    if len(problems) >= PROBLEMS_MAX:
+        lines.append(Words(f"- checking stopped after {PROBLEMS_MAX} problems; there may be more"))
+    return joined("\n", lines)
 
 
 class Plan(Contract):
@@ -577,7 +590,12 @@ class SetAside(Contract):
 
     source: ObjectVersion
     name: str = Field(description="As messages say it: the path below scoring/<recipe>/")
-    reasons: list[str] = Field(min_length=1, max_length=PROBLEMS_MAX)
+    reasons: list[Words] = Field(min_length=1, max_length=PROBLEMS_MAX)
+    rules: list[str] = Field(default_factory=list, description="The reasons without values of rows, for messages")
+
+    @classmethod
+    def of(cls, source: ObjectVersion, name: str, reasons: Sequence[Words]) -> "SetAside":
+        return cls(source=source, name=name, reasons=list(reasons), rules=[str(reason) for reason in reasons])
 
 
 class ReadingOrder(Contract):
@@ -620,7 +638,8 @@ class ScoredPiece(PieceReport):
     problems: list[Problem] = Field(
         default_factory=list, max_length=PROBLEMS_MAX, description="A row of a piece of lines counts from the piece's"
     )
-    refused: str | None = Field(default=None, description="Why the file as a whole can't be read")
+    refused: Words | None = Field(default=None, description="Why the file as a whole can't be read")
+    refused_rule: str | None = Field(default=None, description="The same without values of rows")
 
 
 class RowsReport(Contract):
@@ -717,6 +736,13 @@ class RunStatus(StrEnum):
     ABORTED = "ABORTED"
 
 
+class Refusal(Contract):
+    """`runs/<run>/refusal.json`: an error's message in full, where it holds values of rows."""
+
+    error: str
+    words: Words
+
+
 class RunRecord(Contract):
     """`runs/<run>/run.json`: how a run ended, for people and programs alike."""
 
@@ -730,7 +756,8 @@ class RunRecord(Contract):
     seconds: float
     algorithm: str | None = None
     error: str | None = None
-    cause: str | None = None
+    cause: str | None = Field(default=None, description="In words, without values of rows")
+    refusal: Words | None = Field(default=None, description="The same in full, where values of rows are the cause")
     metrics: dict[str, float] = Field(default_factory=dict)
     report: str | None = None
     verdict: Decision | None = Field(default=None, description="What became of the model, where it was registered")
@@ -751,7 +778,10 @@ class BatchRecord(Contract):
     files: int
     rows: int
     set_aside: int
-    reasons: list[str] = Field(default_factory=list, max_length=PROBLEMS_MAX, description="Why files were set aside")
+    reasons: list[Words] = Field(default_factory=list, max_length=PROBLEMS_MAX, description="Why files were set aside")
+    rules: list[str] = Field(
+        default_factory=list, max_length=PROBLEMS_MAX, description="The reasons without values of rows"
+    )
 
     @property
     def words(self) -> str:

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from dropmill import algorithms
 from dropmill.algorithms import InvalidHyperparameters
 from dropmill.algorithms.hyperparameters import AUTO
+from dropmill.columns import shortened, told_name, what_there_is
 from dropmill.contracts import Layout, Task
 from dropmill.errors import InvalidDrop, InvalidRecipe
 from dropmill.gates import misplaced
 from dropmill.labels import class_name, number_of
 from dropmill.recipe import Recipe
+from dropmill.words import Cell
 
 CLASSES_MAX = 100
 """Labels of at most this many distinct whole numbers are classes; others are quantities."""
@@ -23,8 +25,6 @@ FACTORS = 64
 DECIDED_BY_ROWS = {"linear-learner": ("mini_batch_size",), "knn": ("sample_size",)}
 """What Seal Dataset fills in, once the rows have been counted."""
 
-_SHOWN = 40
-
 
 @contextmanager
 def naming_recipe(name: str) -> Iterator[None]:
@@ -32,7 +32,7 @@ def naming_recipe(name: str) -> Iterator[None]:
     try:
         yield
     except InvalidRecipe as error:
-        raise InvalidRecipe(f"recipe {name!r}: {error}") from None
+        raise InvalidRecipe(f"recipe {name!r}: ", error.words) from None
 
 
 def decide_task(recipe: Recipe, layout: Layout, file: str, *, scanned: bool = True) -> Task:
@@ -49,11 +49,11 @@ def decide_task(recipe: Recipe, layout: Layout, file: str, *, scanned: bool = Tr
     if Task.CLUSTERING in predictors:
         return Task.CLUSTERING
     if not layout.labelled:
-        raise InvalidDrop(f"{file}: {recipe.algorithm} needs a label, and there is {_no_label(layout)}")
+        raise InvalidDrop(f"{file}: {recipe.algorithm} needs a label, and there is ", *_no_label(layout))
     values = layout.label_values
     if values is not None and len(values) < 2:
-        one = _said(layout, values[0]) if values else "none"
-        raise InvalidDrop(f"{file}: every row has the label {one}; at least two different labels are needed")
+        has = Cell(f"the label {_said(layout, values[0])}", "the same label") if values else "no label"
+        raise InvalidDrop(f"{file}: every row has ", has, "; at least two different labels are needed")
     asked = recipe.hyperparameters.get("predictor_type")
     asked = None if asked == AUTO else asked
     if values is None and not scanned and asked is None and recipe.data.positive is None:
@@ -83,33 +83,20 @@ def _by_labels(recipe: Recipe, layout: Layout) -> Task:
 
 def _said(layout: Layout, value: float) -> str:
     """A label as the user knows it."""
-    return f"{value:g}" if layout.classes is None else repr(_cut(layout.classes[int(value)]))
+    return f"{value:g}" if layout.classes is None else repr(shortened(layout.classes[int(value)]))
 
 
-def _no_label(layout: Layout) -> str:
+def _no_label(layout: Layout) -> list[str | Cell]:
     if not layout.columns:
-        return "none in these rows; drop rows with labels"
-    return (
-        f"no column named 'label';{_nearest(layout)} say which one it is with data.label in the recipe;"
-        f" {_columns(layout)}"
-    )
+        return ["none in these rows; drop rows with labels"]
+    advice = " say which one it is with data.label in the recipe; "
+    return ["no column named 'label';", *_nearest(layout), advice, *what_there_is(layout.columns)]
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
-
-
-def _nearest(layout: Layout) -> str:
+def _nearest(layout: Layout) -> list[str | Cell]:
     near = [name for name in layout.columns if name.strip().lower() in ("label", "labels")]
     near = near or difflib.get_close_matches("label", layout.columns, n=1, cutoff=0.7)
-    return f" did you mean {near[0][:_SHOWN]!r}?" if near else ""
-
-
-def _columns(layout: Layout) -> str:
-    if layout.columns == [str(index) for index in range(len(layout.columns))]:
-        return f"the columns have no names, so give an index from 0 to {len(layout.columns) - 1}"
-    shown = ", ".join(map(_cut, layout.columns[:10]))
-    return f"the columns are {shown}{', ...' if len(layout.columns) > 10 else ''}"
+    return [" did you mean ", told_name(layout.columns, near[0]), "?"] if near else []
 
 
 def _check_classes(recipe: Recipe, task: Task, layout: Layout, file: str, *, scanned: bool) -> None:
@@ -133,35 +120,36 @@ def _check_classes(recipe: Recipe, task: Task, layout: Layout, file: str, *, sca
         raise InvalidDrop(f"{file}: the label column holds too many different values to be classes")
     if task is Task.BINARY and len(values) != 2:
         raise InvalidDrop(
-            f"{file}: a binary classifier needs two labels, and there are {len(values)}{_some_classes(layout)};"
-            " name the positive one with data.positive in the recipe"
+            f"{file}: a binary classifier needs two labels, and there are {len(values)}",
+            _some_classes(layout),
+            "; name the positive one with data.positive in the recipe",
         )
     if task is Task.MULTICLASS and len(values) < 3:
         raise InvalidDrop(
-            f"{file}: a multiclass classifier needs three labels or more, and there are {len(values)}"
-            f"{_some_classes(layout)}"
+            f"{file}: a multiclass classifier needs three labels or more, and there are {len(values)}",
+            _some_classes(layout),
         )
 
 
-def _some_classes(layout: Layout) -> str:
-    """The first of the classes, in brackets."""
+def _some_classes(layout: Layout) -> Cell:
+    """The first of the classes, in brackets. They come from rows, and a column that is no label may hold anything."""
     if layout.classes is None:
-        return ""
-    return f" ({', '.join(map(_cut, layout.classes[:5]))}{', ...' if len(layout.classes) > 5 else ''})"
+        return Cell("", "")
+    return Cell(f" ({', '.join(map(shortened, layout.classes[:5]))}{', ...' if len(layout.classes) > 5 else ''})", "")
 
 
 def _check_positive(positive: str, layout: Layout, file: str, *, scanned: bool) -> None:
     if layout.classes is not None:
         if class_name(positive) not in map(class_name, layout.classes):
             raise InvalidDrop(
-                f"{file}: no row has the label {_cut(positive)!r} that data.positive names; the labels are"
-                f"{_some_classes(layout)}"
+                f"{file}: no row has the label {shortened(positive)!r} that data.positive names",
+                Cell(f"; the labels are{_some_classes(layout).in_full()}", ""),
             )
         return
     number = number_of(positive)
     if number is None:
         advice = "" if scanned else "; of a drop as large as this, list all labels that are texts under data.classes"
-        raise InvalidRecipe(f"data.positive is {_cut(positive)!r}, but the labels of {file} are numbers{advice}")
+        raise InvalidRecipe(f"data.positive is {shortened(positive)!r}, but the labels of {file} are numbers{advice}")
     if layout.label_values is None and scanned:
         raise InvalidDrop(f"{file}: the label column holds too many different values to be classes")
     if layout.label_values is not None and number not in layout.label_values:

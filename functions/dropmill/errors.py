@@ -17,14 +17,20 @@
     `-- ServiceUnavailable     AWS took no call for now: throttling or an outage; the workflow tries again later
 
 A class's name is what `Retry` and `Catch` match in the workflow file; its message is written for the user: what
-happened, where, and what to do.
+happened, where, and what to do. The message goes into logs, so it tells no value of a row; `words` know it in full.
 """
 
 from collections.abc import Sequence
 
+from dropmill.words import Cell, Words
+
 
 class DropmillError(Exception):
-    """The base of every error with a message for the user."""
+    """The base of every error with a message for the user, in parts."""
+
+    def __init__(self, *parts: str | Cell | Words) -> None:
+        self.words = Words(*parts)
+        super().__init__(str(self.words))
 
 
 class InvalidDrop(DropmillError):

@@ -1,6 +1,10 @@
 """How labels are named, without numpy: recipes and decisions name them too."""
 
 import math
+import re
+
+MISSING = re.compile(r"n/?a|<na>|#n/a|null|nil|none|missing|\?+|-+|\.+", re.IGNORECASE)
+"""How a cell without a value is commonly spelled, besides nothing and NaN."""
 
 
 def class_name(cell: str | float) -> str:

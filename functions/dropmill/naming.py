@@ -161,6 +161,10 @@ def run_record_key(run: str) -> str:
     return f"runs/{run}/run.json"
 
 
+def refusal_key(run: str) -> str:
+    return f"runs/{run}/refusal.json"
+
+
 def shards_key(run: str) -> str:
     return f"work/{run}/shards.json"
 

@@ -71,6 +71,9 @@ def message(record: RunRecord) -> str:
         lines.append(f"Report: {record.report}")
     if record.error or record.cause:
         lines += ["", f"What happened: {record.cause or record.error}"]
+        if record.refusal is not None:
+            # An e-mail leaves the account, and values of rows must not.
+            lines.append(f"The values are told by: dropmill show {record.run_id}")
         if record.error in _REFUSALS:
             lines.append("Nothing was started, and the drop is where it was. Mend it and drop it again.")
     kept = [lease for lease in record.leases if lease.kept_until is not None]
@@ -127,5 +130,5 @@ def _of_batch(batch: BatchRecord) -> list[str]:
     ]
     if batch.reasons:
         lines += ["Set aside, and not looked at again; mend them and put them there anew:"]
-        lines += [f"  {reason}" for reason in batch.reasons]
+        lines += [f"  {rule}" for rule in batch.rules]
     return lines

@@ -18,11 +18,13 @@ from dropmill.contracts import (
     Metrics,
     Plan,
     PredictionsManifest,
+    Refusal,
     RunInput,
     RunKind,
     RunRecord,
     RunStatus,
 )
+from dropmill.errors import InvalidDrop, InvalidRecipe
 from dropmill.leases import close_leases
 from dropmill.ledger import LeaseState, Outcome, Run
 from dropmill.naming import (
@@ -31,12 +33,14 @@ from dropmill.naming import (
     plan_key,
     predictions_manifest_key,
     predictions_prefix,
+    refusal_key,
     report_key,
     run_record_key,
     verdict_key,
 )
 from dropmill.resources import RESOURCES, TRAINING_LOGS, TRANSFORM_LOGS, log_link
 from dropmill.storage import MissingDocument, artifact_uri, delete_objects, read_document, write_document
+from dropmill.words import Words, joined
 
 NEVER_STARTED_SECONDS = 900
 """After this time a run without an execution is taken for one that was never started."""
@@ -49,6 +53,7 @@ _LOGS: dict[Step, str] = {
     "transform": TRANSFORM_LOGS,
     "champion-transform": TRANSFORM_LOGS,
 }
+_TOLD_IN_FULL = {InvalidDrop.__name__, InvalidRecipe.__name__}
 _WORDS = {
     "States.Timeout": "a state of the workflow took longer than it may",
     "TIMED_OUT": "the workflow took longer than it may",
@@ -137,7 +142,8 @@ def _batch_record(manifest: PredictionsManifest) -> BatchRecord:
         files=len(manifest.files),
         rows=manifest.rows,
         set_aside=len(manifest.set_aside),
-        reasons=[f"{file.name}: {'; '.join(file.reasons)}" for file in manifest.set_aside[:PROBLEMS_MAX]],
+        reasons=[Words(f"{file.name}: ", joined("; ", file.reasons)) for file in manifest.set_aside[:PROBLEMS_MAX]],
+        rules=[f"{file.name}: {'; '.join(file.rules)}" for file in manifest.set_aside[:PROBLEMS_MAX]],
     )
 
 
@@ -210,6 +216,17 @@ def plain_cause(cause: str | None) -> str | None:
     return cause
 
 
+def _refusal(run_id: str, error: str | None) -> Words | None:
+    """What the execution's cause leaves out of its error."""
+    if error not in _TOLD_IN_FULL:
+        return None
+    try:
+        refusal = read_document(Refusal, refusal_key(run_id))
+    except (MissingDocument, ValueError):
+        return None  # there was no more to tell
+    return refusal.words if refusal.error == error else None
+
+
 def _record(run: Run, status: RunStatus, ended_at: datetime, error: str | None, cause: str | None) -> RunRecord:
     started_at = datetime.fromtimestamp(run.started_at, UTC)
     metrics: dict[str, float] = {}
@@ -245,6 +262,7 @@ def _record(run: Run, status: RunStatus, ended_at: datetime, error: str | None, 
         algorithm=algorithm,
         error=error,
         cause=cause,
+        refusal=_refusal(run.run_id, error),
         metrics=metrics,
         report=report,
         **judged,

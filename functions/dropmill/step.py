@@ -65,7 +65,7 @@ def step(function: Callable[[RequestT], BaseModel | None]) -> Callable[[dict[str
             if run_id and error.words.hides:
                 _keep(run_id, error)
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # raised again, without what logs may not hold
             # The runtime logs the traceback itself.
             logger.error("failed", error=type(error).__name__)  # noqa: TRY400
             metrics.add_metric("Failed", MetricUnit.Count, 1)
@@ -94,7 +94,7 @@ def _keep(run_id: str, error: DropmillError) -> None:
     """Keep the message in full for the run's record; that it can't be kept must not hide the error itself."""
     try:
         storage.write_document(refusal_key(run_id), Refusal(error=type(error).__name__, words=error.words))
-    except Exception as other:
+    except Exception as other:  # noqa: BLE001  # S3 may fail in any way, and what is told here matters less
         logger.warning("the values were not kept", error=type(other).__name__)
 
 

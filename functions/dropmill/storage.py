@@ -19,6 +19,7 @@ from dropmill import aws
 from dropmill.contracts import ObjectVersion
 from dropmill.errors import InvalidDrop, ServiceUnavailable
 from dropmill.settings import setting
+from dropmill.words import IN_FULL
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -73,7 +74,9 @@ def read_document(model: type[ModelT], key: str) -> ModelT:
 
 
 def write_document(key: str, document: BaseModel) -> None:
-    write_object(key, document.model_dump_json(indent=None if isinstance(document, RootModel) else 2).encode())
+    """Put a document into the artifact bucket, the one place where it tells the values of rows that it holds."""
+    indent = None if isinstance(document, RootModel) else 2
+    write_object(key, document.model_dump_json(indent=indent, context=IN_FULL).encode())
 
 
 def write_object(key: str, body: bytes, content_type: str = "application/json") -> None:

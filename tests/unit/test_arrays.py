@@ -80,7 +80,7 @@ class Read:
 
     @property
     def said(self) -> list[str]:
-        return [str(found.problem) for found in self.found]
+        return [found.problem.words.in_full() for found in self.found]
 
 
 def npy_of(array: Any) -> bytes:
@@ -98,8 +98,8 @@ def npz_of(**members: Any) -> bytes:
 def refused(reader: ModuleType, data: bytes, name: str, **options: Any) -> str:
     with pytest.raises(InvalidDrop) as error:
         Read(reader, data, name, **options)
-    assert str(error.value).startswith(name)
-    return str(error.value)
+    assert error.value.words.in_full().startswith(name)
+    return error.value.words.in_full()
 
 
 def cells_of(reader: ModuleType, data: bytes, **options: Any) -> tuple[list[Any], list[str]]:
@@ -108,7 +108,7 @@ def cells_of(reader: ModuleType, data: bytes, **options: Any) -> tuple[list[Any]
     found: list[FoundProblem] = []
     look = reader.look(file, DataOptions(**options), gzipped=False)
     cells = [cell for some in reader.label_cells(file, look, Problems("d", found)) for cell in some]
-    return cells, [str(each.problem) for each in found]
+    return cells, [each.problem.words.in_full() for each in found]
 
 
 @pytest.fixture

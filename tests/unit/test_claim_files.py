@@ -115,7 +115,7 @@ def test_what_can_not_be_read_is_set_aside_with_its_reason() -> None:
     assert (claimed.claimed, claimed.shards) == (3, [0])
     plan = plan_of()
     assert [one.file.name for one in plan.files] == ["good.csv"]
-    reasons = {one.name: one.reasons[0] for one in plan.set_aside}
+    reasons = {one.name: one.reasons[0].in_full() for one in plan.set_aside}
     assert reasons.keys() == {"empty.csv", "lacking.csv"}
     assert "empty" in reasons["empty.csv"]
     assert "'b'" in reasons["lacking.csv"]

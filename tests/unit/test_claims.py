@@ -20,6 +20,7 @@ from dropmill.errors import RunClosed
 from dropmill.ledger import Run
 from dropmill.naming import predictions_manifest_key
 from dropmill.settings import settings
+from dropmill.words import Words
 
 FIRST, SECOND = "digits-score-20260101t0300", "digits-score-20260102t0300"
 
@@ -47,7 +48,7 @@ def manifest(batch: str, scored: list[ObjectVersion], set_aside: list[ObjectVers
             ScoredFile(source=one, name=one.file_name, rows=1, predictions=[PredictionsFile(key="k", rows=1)])
             for one in scored
         ],
-        set_aside=[SetAside(source=one, name=one.file_name, reasons=["ragged", "empty"]) for one in set_aside],
+        set_aside=[SetAside.of(one, one.file_name, [Words("ragged"), Words("empty")]) for one in set_aside],
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
 

@@ -79,7 +79,9 @@ class Read:
             progress = Progress(start, start)
             with suppress(TooManyProblems):
                 self.rows += delimited.read(file, dropped, piece, layout, Problems(file.name, found), progress)
-            self.said += [str(one.problem.model_copy(update={"row": (one.problem.row or 0) + before})) for one in found]
+            self.said += [
+                one.problem.model_copy(update={"row": (one.problem.row or 0) + before}).words.in_full() for one in found
+            ]
             self.found += found
             self.progress.append(progress)
             before += progress.lines
@@ -103,7 +105,7 @@ class Read:
 def refused(data: bytes, **options: Any) -> str:
     with pytest.raises(InvalidDrop) as error:
         Read(data, **options)
-    return str(error.value)
+    return error.value.words.in_full()
 
 
 def label_cells(data: bytes, **options: Any) -> tuple[list[Any], list[str]]:
@@ -116,7 +118,7 @@ def label_cells(data: bytes, **options: Any) -> tuple[list[Any], list[str]]:
     with suppress(TooManyProblems):
         for some in delimited.label_cells(file, look, problems):
             labels += some if isinstance(some, list) else some.tolist()
-    return labels, [str(one.problem) for one in problems.found]
+    return labels, [one.problem.words.in_full() for one in problems.found]
 
 
 # Layout

@@ -41,7 +41,7 @@ def refused(files: Files | bytes, parts: dict[str, Part] | None = None, **option
     """What is said of a drop that can't be used at all."""
     with pytest.raises(InvalidDrop) as error:
         Read(files if isinstance(files, dict) else {"d.csv": files}, parts, **options)
-    return str(error.value)
+    return error.value.words.in_full()
 
 
 def look(files: Files, *, width: int | None = None, **options: Any) -> formats.Looked:
@@ -453,7 +453,7 @@ def test_sparse_text_of_a_large_drop_is_not_read_for_its_columns(monkeypatch: py
     monkeypatch.setattr(formats, "SCAN_BYTES_MAX", len(data) - 1)
     with pytest.raises(InvalidDrop) as error:
         look({"d.svm": data})
-    assert str(error.value) == (
+    assert error.value.words.in_full() == (
         "d.svm: 16 bytes of LIBSVM are more than are read to count the columns (15): say how many there are with"
         " hyperparameters.feature_dim in the recipe"
     )

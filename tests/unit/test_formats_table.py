@@ -60,5 +60,5 @@ def test_what_is_refused_is_said_as_it_is_there(example: Refused) -> None:
     try:
         said = said_of(example.files, example.options)
     except InvalidDrop as error:
-        said = str(error)
+        said = error.words.in_full()
     assert said == example.said

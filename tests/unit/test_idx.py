@@ -141,7 +141,7 @@ def test_any_pieces_give_the_rows_of_the_whole(data: st.DataObject) -> None:
 def test_numbers_become_the_classes_they_name() -> None:
     read = Read(idx_of(PICTURES), idx_of(DIGITS), update={"classes": ["1", "3", "4", "5", "9", "2"]})
     assert read.labels.tolist() == [1, 0, 2, 0, 3, 4, 5]
-    assert [str(found.problem) for found in read.found] == [
+    assert [found.problem.words.in_full() for found in read.found] == [
         f"images, row 7, column 'label': '6' {checks.UNKNOWN_CLASS}"
     ]
 
@@ -196,7 +196,7 @@ def test_images_find_their_labels(names: list[str], pairs: dict[str, str | None]
 def test_files_without_their_others_are_refused(names: list[str], said: str) -> None:
     with pytest.raises(InvalidDrop) as error:
         idx.paired([file_named(name) for name in names])
-    assert said in str(error.value)
+    assert said in error.value.words.in_full()
 
 
 def test_labels_alone_are_refused() -> None:
@@ -237,14 +237,14 @@ def test_labels_alone_are_refused() -> None:
 def test_bad_files_are_refused(images: bytes, labels: bytes | None, said: str) -> None:
     with pytest.raises(InvalidDrop) as error:
         Read(images, labels)
-    assert said in str(error.value)
+    assert said in error.value.words.in_full()
 
 
 def test_problems_name_the_index() -> None:
     table = np.array([[1, 2], [np.nan, 1], [3, 4]])
     read = Read(idx_of(table, "f4"), idx_of([1, 2, np.inf], "f8"), cuts=(1,))
     wrong = "is not a finite number: mend the row or leave it out"
-    assert [str(found.problem) for found in read.found] == [
+    assert [found.problem.words.in_full() for found in read.found] == [
         f"images, row 1, column '0': 'nan' {wrong}",
         f"images, row 2, column 'label': 'inf' {wrong}",
     ]

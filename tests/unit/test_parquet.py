@@ -69,7 +69,7 @@ class Read:
 
     @property
     def said(self) -> list[str]:
-        return [str(found.problem) for found in self.found]
+        return [found.problem.words.in_full() for found in self.found]
 
     @property
     def features(self) -> Array:
@@ -91,7 +91,7 @@ def cells(data: bytes, **options: Any) -> list[Any]:
 def refused(data: bytes, **options: Any) -> str:
     with pytest.raises(InvalidDrop) as caught:
         Read(data, **options)
-    return str(caught.value)
+    return caught.value.words.in_full()
 
 
 # What is read

@@ -102,7 +102,7 @@ class Batch:
         try:
             self.looked.append(scoring.look_like(DropFile(file, source), plan.layout, plan.recipe.data))
         except InvalidDrop as error:
-            self.set_aside.append(SetAside(source=source, name=name, reasons=[str(error)]))
+            self.set_aside.append(SetAside.of(source, name, [error.words]))
 
     def seal(self) -> SealedBatch:
         """Plan, convert and seal."""
@@ -250,7 +250,7 @@ class TestFilesOfABatch:
         batch.drop("empty.csv", b"")
         manifest = batch.score(sums)
         assert [file.name for file in manifest.files] == ["good.csv"]
-        reasons = {one.name: one.reasons for one in manifest.set_aside}
+        reasons = {one.name: [reason.in_full() for reason in one.reasons] for one in manifest.set_aside}
         assert list(reasons) == ["lacks.csv", "empty.csv", "bad.csv", "junk.gz"]
         assert reasons["lacks.csv"] == ["lacks.csv: lacks the column 'b', from which the model learned"]
         assert [reason.partition(":")[0] for reason in reasons["bad.csv"]] == [
@@ -278,7 +278,7 @@ class TestFilesOfABatch:
         batch.drop("bad.csv", b"a,b\n" + b"\n".join(rows) + b"\n")
         sealed = batch.seal()
         (aside,) = sealed.set_aside
-        said = [int(re.findall(r"row (\d+)", reason)[0]) for reason in aside.reasons]
+        said = [int(re.findall(r"row (\d+)", reason.in_full())[0]) for reason in aside.reasons]
         assert len(said) == 10
         assert said[:3] == [5, 702, 703]
 
@@ -289,7 +289,7 @@ class TestFilesOfABatch:
         aws.s3().delete_object(Bucket="drops", Key=source.key, VersionId=source.version_id or "")
         manifest = batch.score(sums)
         assert [file.name for file in manifest.files] == ["good.csv"]
-        assert "is gone" in manifest.set_aside[0].reasons[0]
+        assert "is gone" in manifest.set_aside[0].reasons[0].in_full()
 
     def test_several_shards_and_many_small_files(self, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(shards, "SHARD_BYTES", 4 << 10)

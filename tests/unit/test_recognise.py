@@ -40,8 +40,8 @@ def opened(data: bytes, name: str = "d") -> OpenFile:
 def refused(data: bytes, name: str = "d") -> str:
     with pytest.raises(InvalidDrop) as error:
         recognise(opened(data, name))
-    assert str(error.value).startswith(f"{name}: ")
-    return str(error.value)[len(name) + 2 :]
+    assert error.value.words.in_full().startswith(f"{name}: ")
+    return error.value.words.in_full()[len(name) + 2 :]
 
 
 def test_every_format_is_an_example_here() -> None:

@@ -251,7 +251,7 @@ def test_any_payload_gives_rows_or_a_named_error(payloads: list[bytes]) -> None:
         (framed(one_record(b"\x1a\x01\x04")), "sparse"),
         (framed(one_record(b"\x0a\x03abc")), "3 bytes of values"),
         (framed(one_record(b"abc", tensor=0x4A)), "no tensor of numbers"),
-        (framed(one_record(b"\x0a\x04\0\0\x80\x3f", key=b"weights")), "'weights'"),
+        (framed(one_record(b"\x0a\x04\0\0\x80\x3f", key=b"weights")), "another name than 'values'"),
         (framed(b""), "without features"),
         (recordio.encode(np.zeros((1, 2))) + recordio.encode(np.zeros((1, 3))), "3 features where the first has 2"),
         (recordio.encode(np.zeros((1, 2)), np.zeros(1)) + recordio.encode(np.zeros((1, 2))), "without a label"),

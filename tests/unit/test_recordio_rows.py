@@ -63,7 +63,7 @@ class Read:
 
     @property
     def said(self) -> list[str]:
-        return [str(found.problem) for found in self.found]
+        return [found.problem.words.in_full() for found in self.found]
 
     @property
     def features(self) -> Array:
@@ -93,7 +93,7 @@ def labels_of(data: bytes, **options: Any) -> list[float]:
 def refused(data: bytes, cuts: list[int] | None = None, **options: Any) -> str:
     with pytest.raises(InvalidDrop) as caught:
         Read(data, cuts, **options)
-    return str(caught.value)
+    return caught.value.words.in_full()
 
 
 # What is read

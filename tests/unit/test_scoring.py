@@ -76,7 +76,7 @@ def read(
 def refused(body: bytes, trained: Layout, data: DataOptions, name: str = "a.csv") -> str:
     with pytest.raises(InvalidDrop) as error:
         scoring.look_like(drop_of(body, name), trained, data)
-    return str(error.value)
+    return error.value.words.in_full()
 
 
 NAMED = b"id,a,b,label,note\n7,1,2.5,0,9\n8,3,4,1,9\n9,5,0.1,1,9\n"

@@ -32,6 +32,7 @@ from dropmill.errors import ConversionIncomplete, InvalidDrop, InvalidRecipe
 from dropmill.naming import dataset_key, part_file_key, plan_key, shard_report_key, shards_key
 from dropmill.recipe import Recipe
 from dropmill.steps.seal_dataset import seal_dataset
+from dropmill.words import IN_FULL
 
 RUN = "linear-learner-0123456789ab"
 
@@ -119,16 +120,16 @@ class Run:
         with pytest.raises((InvalidDrop, InvalidRecipe)) as caught:
             self.seal()
         assert dataset_key(RUN) not in self.documents
-        return str(caught.value)
+        return caught.value.words.in_full()
 
     def unproved(self) -> str:
         with pytest.raises(ConversionIncomplete) as caught:
             self.seal()
         assert dataset_key(RUN) not in self.documents
-        return str(caught.value)
+        return caught.value.words.in_full()
 
     def _put(self, key: str, document: BaseModel) -> None:
-        self.documents.setdefault(key, document.model_dump_json())
+        self.documents.setdefault(key, document.model_dump_json(context=IN_FULL))
 
     def read(self, _bucket: str, key: str, **_: Any) -> bytes:
         if key not in self.documents:
@@ -136,7 +137,7 @@ class Run:
         return self.documents[key].encode()
 
     def written(self, key: str, document: BaseModel) -> None:
-        self.documents[key] = document.model_dump_json()
+        self.documents[key] = document.model_dump_json(context=IN_FULL)
 
     def listed(self, prefix: str) -> dict[str, int]:
         return {key: size for key, size in self.objects.items() if key.startswith(prefix)}

@@ -20,6 +20,7 @@ from dropmill.data.recordio import SparseMatrix
 from dropmill.data.rows import Float32Array, Float64Array, OpenFile, Progress, Rows
 from dropmill.errors import InvalidDrop
 from dropmill.recipe import DataOptions
+from dropmill.words import Cell
 
 Features = Float32Array | SparseMatrix
 Divided = tuple[Features, Float64Array | None]
@@ -141,9 +142,8 @@ def target_labels(labels: Float64Array, layout: Layout, options: DataOptions, ta
     indexes = np.minimum(np.searchsorted(known, labels), len(known) - 1)
     strange = np.flatnonzero(known[indexes] != labels)
     if len(strange):
-        raise InvalidDrop(
-            f"the label {float(labels[strange[0]])!r} isn't one of those found when the drop was inspected"
-        )
+        label = Cell(f"the label {float(labels[strange[0]])!r}", "a label")
+        raise InvalidDrop(label, " isn't one of those found when the drop was inspected")
     return indexes.astype(np.float32)
 
 

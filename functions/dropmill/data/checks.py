@@ -9,10 +9,13 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from dropmill.columns import shortened as shortened
+from dropmill.columns import told_name, what_there_is
 from dropmill.contracts import PROBLEMS_MAX, FileFormat, FoundProblem, Layout, Problem, listed
 from dropmill.errors import InvalidDrop
 from dropmill.labels import class_name as class_name
 from dropmill.recipe import DataOptions
+from dropmill.words import Cell, Words, joined
 
 MAX_COLUMNS = 100_000
 MAX_SPARSE_COLUMNS = 10_000_000
@@ -49,10 +52,21 @@ class Problems:
         self.found = found
         self.piece = piece
 
-    def add(self, rule: str, *, row: int, column: str | None = None, value: object | None = None) -> None:
-        """Note a problem. Raises TooManyProblems once there are enough."""
-        text = None if value is None else shortened(str(value))
-        problem = Problem(file=self.file_name, row=row, column=column, value=text, rule=rule)
+    def add(
+        self,
+        rule: str,
+        *,
+        row: int,
+        column: str | None = None,
+        name: Cell | None = None,
+        value: object | None = None,
+    ) -> None:
+        """Note a problem, whose `rule` must hold nothing that was read from a row. `contracts.Problem` says the rest.
+
+        Raises TooManyProblems once there are enough.
+        """
+        text = None if value is None else Cell(shortened(str(value)))
+        problem = Problem(file=self.file_name, row=row, column=column, name=name, value=text, rule=rule)
         self.found.append(FoundProblem(piece=self.piece, problem=problem))
         if len(self.found) >= MAX_PROBLEMS:
             raise TooManyProblems
@@ -60,15 +74,20 @@ class Problems:
     def raise_any(self) -> None:
         """Raise InvalidDrop if there is any problem."""
         if self.found:
-            raise InvalidDrop(listed([found.problem for found in self.found]))
+            raise InvalidDrop(listed([found.problem.words for found in self.found]))
 
 
-def shortened(text: str) -> str:
-    return text if len(text) <= 40 else text[:40] + "..."
-
-
-def refuse(file_name: str, rule: str, *, row: int | None = None, column: str | None = None) -> NoReturn:
-    raise InvalidDrop(str(Problem(file=file_name, row=row, column=column, rule=rule)))
+def refuse(
+    file_name: str,
+    *rule: str | Cell | Words,
+    row: int | None = None,
+    column: str | None = None,
+    name: Cell | None = None,
+    value: object | None = None,
+) -> NoReturn:
+    """Refuse a drop. What was read from a row, or may have been, is given as a `Cell` among the parts of the rule."""
+    shown = None if value is None else Cell(shortened(str(value)))
+    raise InvalidDrop(Problem(file=file_name, row=row, column=column, name=name, value=shown, rule="").words, *rule)
 
 
 def _find_column(columns: Mapping[str, int], wanted: str) -> int | None:
@@ -103,9 +122,9 @@ def label_column(file_name: str, columns: Sequence[str], options: DataOptions) -
     if index is None:
         near = difflib.get_close_matches(options.label.lower(), [name.lower() for name in columns[:1000]], n=1)
         found = next((name for name in columns if name.lower() in near), None)
-        advice = "" if found is None else f" did you mean {shortened(found)!r}?"
-        there = _what_there_is(columns)
-        refuse(file_name, f"there is no label column {shortened(options.label)!r};{advice} {there}")
+        advice = [] if found is None else [" did you mean ", told_name(columns, found), "?"]
+        there = what_there_is(columns)
+        refuse(file_name, f"there is no label column {shortened(options.label)!r};", *advice, " ", *there)
     return index
 
 
@@ -122,9 +141,8 @@ def feature_columns(file_name: str, columns: Sequence[str], label: int | None, o
     for name in options.drop_columns:
         index = _find_column(positions, name)
         if index is None:
-            refuse(
-                file_name, f"there is no column {shortened(name)!r} to drop (drop_columns); {_what_there_is(columns)}"
-            )
+            rule = f"there is no column {shortened(name)!r} to drop (drop_columns); "
+            refuse(file_name, rule, *what_there_is(columns))
         left_out.add(index)
     features = [index for index in range(len(columns)) if index not in left_out]
     if not features:
@@ -148,9 +166,10 @@ def trained_columns(file_name: str, columns: Sequence[str], options: ScoredColum
         names = [trained.columns[index] for index in trained.feature_columns]
         missing = [name for name in names if name not in positions]
         if missing:
-            shown = ", ".join(repr(shortened(name)) for name in missing[:5]) + (", ..." if len(missing) > 5 else "")
+            shown = joined(", ", [told_name(trained.columns, name) for name in missing[:5]])
             what = "column" if len(missing) == 1 else f"{len(missing)} columns"
-            refuse(file_name, f"lacks the {what} {shown}, from which the model learned")
+            more = ", ..." if len(missing) > 5 else ""
+            refuse(file_name, f"lacks the {what} ", shown, f"{more}, from which the model learned")
         return [positions[name] for name in names]
     left_out = set(kept_columns(file_name, columns, options))
     if not named and len(columns) == len(trained.columns):
@@ -185,7 +204,7 @@ def kept_columns(file_name: str, columns: Sequence[str], options: DataOptions) -
             index = positions.get(trained.columns[index]) if index < len(trained.columns) else None
         if index is None:
             rule = f"there is no column {shortened(name)!r} to carry along (data.id, data.keep)"
-            refuse(file_name, f"{rule}; {_what_there_is(columns)}")
+            refuse(file_name, f"{rule}; ", *what_there_is(columns))
         found.append(index)
     return found
 
@@ -196,13 +215,6 @@ def _has_names(layout: Layout) -> bool:
 
 def _is_without_label(columns: Sequence[str], trained: Layout) -> bool:
     return trained.label_column is not None and len(columns) == len(trained.columns) - 1
-
-
-def _what_there_is(columns: Sequence[str]) -> str:
-    if all(name == str(index) for index, name in enumerate(columns)):
-        return f"the columns have no names; give an index from 0 to {len(columns) - 1}"
-    shown = ", ".join(shortened(name) for name in columns[:10])
-    return f"the columns are {shown}{', ...' if len(columns) > 10 else ''}"
 
 
 def numbered(count: int) -> list[str]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv
 
+from dropmill.columns import place
 from dropmill.contracts import DroppedFile, FileFormat, Layout, Piece, Unit
 from dropmill.data import delimited_cells as cells
 from dropmill.data import delimited_head as heads
@@ -29,7 +30,6 @@ from dropmill.data.checks import (
     label_column,
     numbered,
     refuse,
-    shortened,
 )
 from dropmill.data.rows import ROWS_BYTES, Float32Array, Float64Array, Look, OpenFile, Progress, Rows
 from dropmill.data.unpacked import Readable, unpacked
@@ -214,10 +214,10 @@ def _refuse_decimal_comma(file_name: str, head: heads.Head, wanted: list[int]) -
             cell = row.cells[index].strip() if row.cells and index < len(row.cells) else ""
             if heads.decimal_comma(cell):
                 rule = (
-                    f"{shortened(cell)!r} has a comma within the number: save the numbers with decimal points,"
-                    " and nothing between thousands"
+                    "has a comma within the number: save the numbers with decimal points, and nothing between thousands"
                 )
-                refuse(file_name, rule, row=row.line, column=shortened(head.columns[index]))
+                column, name = place(head.columns, index)
+                refuse(file_name, rule, row=row.line, column=column, name=name, value=cell)
 
 
 class _Parser:

@@ -10,6 +10,7 @@ from itertools import islice
 
 import numpy as np
 
+from dropmill.columns import place
 from dropmill.contracts import Layout
 from dropmill.data.checks import (
     BEYOND_FLOAT32,
@@ -19,16 +20,14 @@ from dropmill.data.checks import (
     ClassIndex,
     Problems,
     class_name,
-    shortened,
 )
 from dropmill.data.lines import MAX_LINE_BYTES, Slice
 from dropmill.data.rows import Float64Array, Progress
+from dropmill.labels import MISSING as MISSING
 
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 NAN = re.compile(r"[+-]?nan", re.IGNORECASE)
 INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
-MISSING = re.compile(r"n/?a|<na>|#n/a|null|nil|none|missing|\?+|-+|\.+", re.IGNORECASE)
-"""How a cell without a value is commonly spelled, besides nothing and NaN."""
 _DIGITS = re.compile(r"[0-9eE.+\- ]*")
 
 TEXT_CELL = "is not a number: mend the cell, or list the column under drop_columns"
@@ -240,4 +239,5 @@ def _note(row: Row, index: int, rule: str, layout: Layout, problems: Problems) -
     cell = row.cells[index].strip() if row.cells else ""
     long_number = rule is BEYOND_FLOAT32 and len(cell) > 12 and math.isfinite(float(cell))
     value = f"{float(cell):.6g}" if long_number else cell
-    problems.add(rule, row=row.line, column=shortened(layout.columns[index]), value=value or None)
+    column, name = place(layout.columns, index)
+    problems.add(rule, row=row.line, column=column, name=name, value=value or None)

@@ -9,11 +9,13 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from dropmill.data.checks import Problems, TooManyProblems, numbered, refuse, shortened
+from dropmill.columns import place, told_name
+from dropmill.data.checks import Problems, TooManyProblems, numbered, refuse
 from dropmill.data.delimited_cells import INFINITE, MISSING, NAN, NUMBER, Row, rows
 from dropmill.data.lines import MAX_LINE_BYTES, Slice
 from dropmill.data.unpacked import Readable
 from dropmill.recipe import DataOptions
+from dropmill.words import joined
 
 BOM = b"\xef\xbb\xbf"
 DELIMITERS = (",", "\t", ";", "|")
@@ -205,11 +207,8 @@ def _refuse_names(
     """Refuse a row of names where the recipe says that there is none, but in columns that are dropped."""
     names = [first[index].strip() for index in _names(first, second) if str(index) not in options.drop_columns]
     if names:
-        rule = (
-            f"{shortened(names[0])!r} looks like a column's name, and data.header is false in the recipe:"
-            " make it true, or leave it out"
-        )
-        refuse(file_name, rule, row=line)
+        rule = "looks like a column's name, and data.header is false in the recipe: make it true, or leave it out"
+        refuse(file_name, rule, row=line, value=names[0])
 
 
 def _named(file_name: str, line: int, cells: Sequence[str]) -> list[str]:
@@ -221,8 +220,10 @@ def _named(file_name: str, line: int, cells: Sequence[str]) -> list[str]:
             twice[name] = None
         seen.add(name)
     if len(twice) == 1:
-        refuse(file_name, "two columns have this name: rename one", row=line, column=shortened(next(iter(twice))))
+        column, hidden = place(names, names.index(next(iter(twice))))
+        refuse(file_name, "two columns have this name: rename one", row=line, column=column, name=hidden)
     if twice:
-        shown = ", ".join(repr(shortened(name)) for name in islice(twice, 10)) + (", ..." if len(twice) > 10 else "")
-        refuse(file_name, f"several columns each have the names {shown}: rename them", row=line)
+        shown = joined(", ", [told_name(names, name) for name in islice(twice, 10)])
+        more = ", ..." if len(twice) > 10 else ""
+        refuse(file_name, "several columns each have the names ", shown, f"{more}: rename them", row=line)
     return names

@@ -15,6 +15,7 @@ from typing import NoReturn, TypeVar
 
 import numpy as np
 
+from dropmill.columns import place, told_name
 from dropmill.contracts import (
     PROBLEMS_MAX,
     DroppedFile,
@@ -46,6 +47,7 @@ from dropmill.data.shards import plan_shards
 from dropmill.errors import InvalidDrop
 from dropmill.labels import number_of
 from dropmill.recipe import DataOptions
+from dropmill.words import Cell, Words
 
 SCAN_BYTES_MAX = 1 << 30
 """Up to so many bytes of a drop, the label column is read whole before conversion; above, the recipe says `classes`."""
@@ -183,15 +185,16 @@ def _agreed(looks: Sequence[Look], files: Sequence[DropFile], width: int | None)
         other = seen.layout
         if other == first:
             continue
+        what: str | Words
         if other.feature_dim != first.feature_dim or len(other.columns) != len(first.columns):
             what = f"has {other.feature_dim} features where {files[0].file.name} has {first.feature_dim}"
         elif other.columns != first.columns:
             at = next(index for index, name in enumerate(first.columns) if other.columns[index] != name)
-            names = shortened(other.columns[at]), shortened(first.columns[at])
-            what = f"calls column {at} {names[0]!r} where {files[0].file.name} calls it {names[1]!r}"
+            names = told_name(other.columns, other.columns[at]), told_name(first.columns, first.columns[at])
+            what = Words(f"calls column {at} ", names[0], f" where {files[0].file.name} calls it ", names[1])
         else:
             what = f"is laid out differently from {files[0].file.name} (header, delimiter or labels)"
-        refuse(drop.file.name, f"{what}: all files of a drop must have the same columns")
+        refuse(drop.file.name, what, ": all files of a drop must have the same columns")
     return first
 
 
@@ -250,24 +253,27 @@ def _with_label_values(
     texts = sorted(name for name in names if number_of(name) is None)
     if len(texts) > MAX_CLASSES:
         rule = f"there are more than {MAX_CLASSES} different texts, too many to be classes: {_ANOTHER_LABEL}"
-        refuse(files[0].file.name, rule, column=_label_name(layout))
+        column, name = _label_place(layout)
+        refuse(files[0].file.name, rule, column=column, name=name)
     if len(texts) < len(names) or not numbers.empty:
         # More likely a mistake than a class.
-        said = f"some labels are numbers, but {_some(texts)} {'is' if len(texts) == 1 else 'are'} not"
-        _refuse_labels(layout, files, dropped, texts, f"{said}: mend them, or list all in data.classes of the recipe")
-    for refused, rule in (
-        ([text for text in texts if len(text) > MAX_CLASS_CHARACTERS], _LONG_NAME),
-        ([text for text in texts if "\ufffd" in text], _NOT_UTF8),
+        number = f"{'one is' if len(texts) == 1 else f'{len(texts)} are'} not"
+        some = Cell(f"{_some(texts)} {'is' if len(texts) == 1 else 'are'} not", number)
+        advice = ": mend them, or list all in data.classes of the recipe"
+        _refuse_labels(layout, files, dropped, texts, Words("some labels are numbers, but ", some, advice))
+    for refused, why in (
+        ([text for text in texts if len(text) > MAX_CLASS_CHARACTERS], Words(_LONG_NAME)),
+        ([text for text in texts if "\ufffd" in text], Words(_NOT_UTF8)),
     ):
         if refused:
             others = sorted(names.difference(refused)) or None
-            _refuse_labels(layout.model_copy(update={"classes": others}), files, dropped, refused, rule)
+            _refuse_labels(layout.model_copy(update={"classes": others}), files, dropped, refused, why)
     values = [float(index) for index in range(len(texts))]
     return layout.model_copy(update={"classes": texts, "label_values": values})
 
 
-def _label_name(layout: Layout) -> str:
-    return shortened("label" if layout.label_column is None else layout.columns[layout.label_column])
+def _label_place(layout: Layout) -> tuple[str, Cell | None]:
+    return ("label", None) if layout.label_column is None else place(layout.columns, layout.label_column)
 
 
 def _some(texts: Sequence[str]) -> str:
@@ -275,16 +281,18 @@ def _some(texts: Sequence[str]) -> str:
 
 
 def _refuse_labels(
-    layout: Layout, files: Sequence[DropFile], dropped: Sequence[DroppedFile], texts: Sequence[str], rule: str
+    layout: Layout, files: Sequence[DropFile], dropped: Sequence[DroppedFile], texts: Sequence[str], rule: Words
 ) -> NoReturn:
     """Refuse labels of these texts, no classes of the layout: the rule is said with the first row, others follow."""
     problems: list[Problem] = []
     for drop, file in zip(files, dropped, strict=True):
         problems += _rows_of_labels(layout, drop, file, {shortened(text) for text in texts})
     if not problems:
-        refuse(files[0].file.name, rule, column=_label_name(layout))
+        column, name = _label_place(layout)
+        refuse(files[0].file.name, rule, column=column, name=name)
     first, *rest = problems[:PROBLEMS_MAX]
-    raise InvalidDrop(listed([first.model_copy(update={"value": None, "rule": rule}), *rest]))
+    said = Words(first.model_copy(update={"value": None, "rule": ""}).words, rule)
+    raise InvalidDrop(listed([said, *(problem.words for problem in rest)]))
 
 
 def _rows_of_labels(layout: Layout, drop: DropFile, file: DroppedFile, shown: Set[str]) -> list[Problem]:
@@ -301,7 +309,7 @@ def _rows_of_labels(layout: Layout, drop: DropFile, file: DroppedFile, shown: Se
     return [
         problem.model_copy(update={"row": (problem.row or 0) + before})
         for problem in (one.problem for one in found)
-        if problem.column == _label_name(layout) and problem.value in shown
+        if (problem.column, problem.name) == _label_place(layout) and problem.value in shown
     ]
 
 

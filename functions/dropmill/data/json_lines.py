@@ -51,6 +51,7 @@ from dropmill.data.checks import (
 from dropmill.data.delimited_cells import MISSING_VALUE, NUMBER, TEXT_CELL, TEXT_LABEL, wrong_with_label
 from dropmill.data.rows import ROWS_BYTES, Float64Array, Look, OpenFile, Progress, Rows
 from dropmill.recipe import DataOptions
+from dropmill.words import Cell
 
 MAX_LINE_BYTES = 4 << 20
 MAX_LABEL_CHARACTERS = 256
@@ -360,7 +361,7 @@ def _not_too_many(names: list[str], file_name: str, row: int) -> list[str]:
 
 def _refuse_first(file_name: str, row: int, line: bytes, error: _Unreadable) -> NoReturn:
     if isinstance(error, _KeyTwice):
-        refuse(file_name, str(error), row=row, column=shortened(error.key))
+        refuse(file_name, str(error), row=row, name=Cell(shortened(error.key)))
     if line.strip() in (b"{", b"[") or line.rstrip().endswith((b",", b"{", b"[", b":")):
         refuse(file_name, f"the JSON goes on over several lines: {_ONE_LINE_EACH}", row=row)
     refuse(file_name, str(error), row=row)
@@ -610,7 +611,7 @@ def _cells_of_line(line: bytes, columns: _Columns, row: int, problems: Problems)
     try:
         value = _decoded(line)
     except _KeyTwice as error:
-        problems.add(str(error), row=row, column=shortened(error.key))
+        problems.add(str(error), row=row, name=Cell(shortened(error.key)))
         return None
     except _Unreadable as error:
         problems.add(str(error), row=row)
@@ -649,7 +650,12 @@ def _cells_of_object(line: dict[str, Any], columns: _Columns, row: int, problems
         if rule is None:
             cells[first : first + count] = found
         else:
-            problems.add(rule, row=row, column=shortened(key))
+            # A key that the first line has not may be anything.
+            name = shortened(key)
+            if rule is _UNKNOWN_KEY:
+                problems.add(rule, row=row, name=Cell(name))
+            else:
+                problems.add(rule, row=row, column=name)
             good = False
     return cells if good else None
 

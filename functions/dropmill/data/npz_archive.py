@@ -16,6 +16,7 @@ from dropmill.data.array_files import DAMAGED, Numbers, Sequential, StoredArray,
 from dropmill.data.checks import MAX_UNPACKED_BYTES, refuse, shortened
 from dropmill.data.rows import OpenFile
 from dropmill.data.unpacked import Readable
+from dropmill.words import Cell
 
 FEATURE_MEMBERS = ("x", "features", "data", "images", "inputs")
 LABEL_MEMBERS = ("y", "labels", "label", "targets", "target")
@@ -124,7 +125,7 @@ def open_archive(file: OpenFile) -> Archive:
 
 
 def _refuse_damaged(file_name: str, error: Exception) -> NoReturn:
-    refuse(file_name, f"{DAMAGED} ({shortened(str(error))})")
+    refuse(file_name, DAMAGED, Cell(f" ({shortened(str(error))})", ""))
 
 
 def _check_directory_size(source: BinaryIO, file: OpenFile) -> None:

@@ -45,6 +45,7 @@ from dropmill.data.parquet_pages import DAMAGED, SMALLER, CheckedFile, Chunk, Gr
 from dropmill.data.rows import Float32Array, Float64Array, Look, OpenFile, Progress, Rows
 from dropmill.errors import InvalidDrop, several
 from dropmill.recipe import DataOptions
+from dropmill.words import Cell
 
 MAX_DIRECTORY_BYTES = 16 << 20
 FETCHED_BYTES = 64 << 20
@@ -138,7 +139,9 @@ def _damage_named(file_name: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-        refuse(file_name, f"it can't be read as Parquet ({shortened(str(error))}): {DAMAGED}")
+        # pyarrow's words may quote what it has read.
+        said = Cell(f" ({shortened(str(error))})", "")
+        refuse(file_name, "it can't be read as Parquet", said, f": {DAMAGED}")
     except MemoryError:
         refuse(file_name, f"there is not enough memory to read it: {SMALLER}")
 

@@ -229,7 +229,7 @@ def tensor_of(payload: memoryview, start: int, stop: int, offset: int) -> tuple[
                 raise RecordIOError(offset, "a map entry with two values")
             value = (field_start, field_stop)
     if key != b"values":
-        raise RecordIOError(offset, f"numbers under the name {key.decode(errors='replace')!r}; 'values' is expected")
+        raise RecordIOError(offset, "numbers under another name than 'values'")
     tensor: tuple[int, int, int] | None = None
     for number, wire, field_start, field_stop in fields(payload, *(value or (0, 0)), offset):
         if number not in _ONE_VALUE_TYPES or wire != BYTES:

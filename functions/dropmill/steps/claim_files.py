@@ -150,7 +150,7 @@ def _looked_at(
         try:
             return scoring.look_like(DropFile(file, source), plan.layout, plan.recipe.data)
         except InvalidDrop as error:
-            return SetAside(source=source, name=name, reasons=[str(error)])
+            return SetAside.of(source, name, [error.words])
 
     with ThreadPoolExecutor(_LOOKS_AT_ONCE, thread_name_prefix="look") as pool:
         looked = list(pool.map(look, sources))

@@ -31,6 +31,7 @@ from dropmill.errors import InvalidDrop
 from dropmill.naming import batch_plan_key, kept_rows_key, rows_name, rows_prefix, shard_report_key, shards_key
 from dropmill.step import step
 from dropmill.steps.convert_shard import open_file
+from dropmill.words import Words
 
 OpenPart = Callable[[str], AbstractContextManager[BinaryIO]]
 """Opens what becomes the object of a key where the block ends well, and nothing on any error."""
@@ -82,7 +83,8 @@ def _piece(
     file = plan.files[piece.file].file
     progress = Progress(begin=piece.start, stop=piece.start)
     found: list[FoundProblem] = []
-    size, kept, refused = 0, False, None
+    size, kept = 0, False
+    refused: Words | None = None
     try:
         size, kept = _converted(plan, shard, piece, opened, open_part, found, progress)
     except TooManyProblems:
@@ -91,7 +93,7 @@ def _piece(
     except _HasProblems:
         pass
     except InvalidDrop as error:
-        refused = str(error)
+        refused = error.words
     return ScoredPiece(
         file=piece.file,
         start=piece.start,
@@ -104,6 +106,7 @@ def _piece(
         kept=kept,
         problems=[one.problem for one in found],
         refused=refused,
+        refused_rule=None if refused is None else str(refused),
     )
 
 
@@ -142,7 +145,7 @@ def _converted(
     return size, kept is not None
 
 
-def _counted(file: OpenFile, piece: Piece, rows: int) -> tuple[Progress, str | None]:
+def _counted(file: OpenFile, piece: Piece, rows: int) -> tuple[Progress, Words | None]:
     """The bounds and lines of a piece whose rows were not all read: with them, the row of a problem is told."""
     progress = Progress(begin=piece.start, stop=piece.start, rows=rows)
     try:
@@ -150,7 +153,7 @@ def _counted(file: OpenFile, piece: Piece, rows: int) -> tuple[Progress, str | N
             for _ in lines.slices(stream, piece, progress, file.name):
                 pass
     except InvalidDrop as error:
-        return progress, str(error)
+        return progress, error.words
     return progress, None
 
 

@@ -34,6 +34,7 @@ from dropmill.naming import (
     shards_key,
 )
 from dropmill.step import step
+from dropmill.words import Words, paired
 
 _READ_AT_ONCE = 16
 
@@ -60,8 +61,8 @@ def seal_batch(request: RunReference) -> SealedBatchSummary:
                 _prove_written(request.run_id, index, pieces, written)
                 files.append(sealed)
                 continue
-            reasons = [f"{one.file.name} holds no rows"]
-        set_aside.append(SetAside(source=one.file.source, name=one.file.name, reasons=reasons))
+            reasons = [Words(f"{one.file.name} holds no rows")]
+        set_aside.append(SetAside.of(one.file.source, one.file.name, reasons))
     batch = SealedBatch(rows=sum(file.rows for file in files), files=files, set_aside=set_aside)
     if files:
         names = [rows_name(file.file, part.shard) for file in files for part in file.parts]
@@ -108,18 +109,18 @@ def _reports(batch: str, shards: Sequence[Shard]) -> Iterator[RowsReport]:
         yield from pool.map(read, shards)
 
 
-def _reasons(file: DroppedFile, reads: Sequence[_Read]) -> list[str]:
+def _reasons(file: DroppedFile, reads: Sequence[_Read]) -> list[Words]:
     """What is wrong with a file, with line numbers that count from its first line."""
-    said: list[str] = []
+    said: list[Words] = []
     before = file.first_line - 1
     for read in reads:
         if read.piece.refused is not None and read.piece.refused not in said:
-            said.insert(0, read.piece.refused)
+            said.insert(0, paired(read.piece.refused, read.piece.refused_rule))
         for problem in read.piece.problems:
             row = problem.row
             if row is not None and file.unit is Unit.LINES:
                 row += before
-            said.append(str(problem.model_copy(update={"row": row})))
+            said.append(problem.model_copy(update={"row": row}).words)
         before += read.piece.lines
     return said[:PROBLEMS_MAX]
 

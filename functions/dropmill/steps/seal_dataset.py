@@ -51,7 +51,8 @@ def seal_dataset(request: RunReference) -> SealedSummary:
     for shard, report in zip(shards, _reports(request.run_id, shards), strict=True):
         found.add(shard, report)
     if found.problems:
-        raise InvalidDrop(f"{plan.drop.file_name} can't be used:\n{listed(_said(plan.files, found))}")
+        said = [problem.words for problem in _said(plan.files, found)]
+        raise InvalidDrop(f"{plan.drop.file_name} can't be used:\n", listed(said))
     _prove_read_once(plan.files, found)
     _prove_written(request.run_id, found.files)
     parts = {part: _part(found, part) for part in Part}
