@@ -87,6 +87,10 @@ Duration = Annotated[
     BeforeValidator(_seconds, json_schema_input_type=DurationText),
     Field(description="0 or <integer>{s,m,h,d}"),
 ]
+Bound = Annotated[str, Field(max_length=256)]
+"""As long as SageMaker takes a value of a range to be."""
+HyperparameterValue = Annotated[str, Field(max_length=2500)]
+"""As long as SageMaker takes it to be."""
 Label = Annotated[str, AfterValidator(_named), Field(max_length=200)]
 TRANSFORM_SECONDS_MIN = 600
 TRANSFORM_SECONDS_MAX = 86_400
@@ -207,9 +211,9 @@ class TrainingOptions(Section):
 class Range(Section):
     """Where tuning looks for one hyperparameter: exactly one of the three kinds."""
 
-    continuous: tuple[str, str] | None = Field(default=None, description="Smallest and largest value")
-    integer: tuple[str, str] | None = Field(default=None, description="Smallest and largest whole number")
-    categorical: list[str] | None = Field(default=None, min_length=1, max_length=30, description="The values to try")
+    continuous: tuple[Bound, Bound] | None = Field(default=None, description="Smallest and largest value")
+    integer: tuple[Bound, Bound] | None = Field(default=None, description="Smallest and largest whole number")
+    categorical: list[Bound] | None = Field(default=None, min_length=1, max_length=30, description="The values to try")
     scale: Literal["Auto", "Linear", "Logarithmic", "ReverseLogarithmic"] = Field(
         default="Auto", description="How numbers are picked from the range"
     )
@@ -431,7 +435,7 @@ class Recipe(Section):
 
     algorithm: str = Field(description="One of the built-in algorithms")
     data: DataOptions = DataOptions()
-    hyperparameters: dict[str, str] = Field(
+    hyperparameters: dict[str, HyperparameterValue] = Field(
         default_factory=dict, max_length=100, description="As SageMaker documents them for the algorithm"
     )
     training: TrainingOptions = TrainingOptions()
