@@ -23,11 +23,15 @@ EXAMPLES := $(EXAMPLES_VENV)/.installed
 SAM_VENV := .tools/sam
 SAM := $(SAM_VENV)/.installed
 SAM_CLI := $(CURDIR)/$(SAM_VENV)/bin/sam
+# Two scanners run on Node.js. Where they can't be had, `make check` says so and goes on, and `make scan` stops.
+NPM := $(shell command -v npm 2>/dev/null)
+ASL_VALIDATOR := .tools/asl-validator/.installed
+CDK_NAG := .tools/cdk-nag/.installed
 
 export SAM_CLI_TELEMETRY := 0
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo up examples test test-slow check format docs bench sam-build clean
+.PHONY: help demo up examples test test-slow check scan format docs bench sam-build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +61,11 @@ check: $(DEV) $(PROJECT) $(SAM) ## Lint, formatting, types, and the template as 
 	@mkdir -p .cache
 	$(VENV)/bin/python -m localaws.template translate template.yaml > .cache/translated.json
 	$(VENV)/bin/cfn-lint .cache/translated.json
+	@test -z "$(NPM)" || $(MAKE) --no-print-directory $(ASL_VALIDATOR) || true
+	$(VENV)/bin/python tools/scan/check.py workflows
+
+scan: $(DEV) $(PROJECT) $(CDK_NAG) ## Hold the translated template against the rules of cdk-nag; needs Node.js
+	$(VENV)/bin/python tools/scan/check.py template
 
 format: $(DEV) ## Format the code and mend what the linter can mend
 	$(VENV)/bin/ruff check --fix
@@ -102,6 +111,14 @@ $(EXAMPLES): examples/requirements.txt
 	@echo "installing $<"
 	@test -x $(EXAMPLES_VENV)/bin/python || $(PYTHON) -m venv $(EXAMPLES_VENV)
 	@$(EXAMPLES_VENV)/bin/python $(PIP_INSTALL) $(LOCKED) -r $<
+	@touch $@
+
+$(ASL_VALIDATOR) $(CDK_NAG): .tools/%/.installed: tools/scan/%/package-lock.json
+	@test -n "$(NPM)" || { echo "$* runs on Node.js: install Node.js 20 with npm" >&2; exit 1; }
+	@echo "installing $*"
+	@mkdir -p $(@D)
+	@cp tools/scan/$*/package*.json $(@D)/
+	@npm ci --prefix $(@D) --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
 	@touch $@
 
 # SAM CLI pins much of what it uses, so it gets an environment of its own.
