@@ -12,12 +12,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import boto3
 
+from dropmill import algorithms
 from dropmill.contracts import (
     BatchPlan,
     Judgement,
@@ -31,6 +33,7 @@ from dropmill.contracts import (
     ShardReport,
 )
 from dropmill.naming import (
+    STACK_TAG,
     batch_plan_key,
     dataset_key,
     metrics_key,
@@ -56,6 +59,7 @@ STACK: Final = "dropmill-local"
 REGION: Final = "us-east-1"
 DIGITS: Final = 1797
 SCORED: Final = 100
+STRAY: Final = "left-behind"
 PATIENCE_SECONDS: Final = 120
 """How long a job, an endpoint or an execution may take."""
 
@@ -64,7 +68,7 @@ _TUNING: Final = {
     "max_jobs": 2,
     "max_parallel_jobs": 2,
     "max_runtime": 600,
-    "ranges": {"learning_rate": {"continuous": [0.001, 0.1], "scale": "Logarithmic"}},
+    "ranges": {"learning_rate": {"continuous": ["0.001", "0.1"], "scale": "Logarithmic"}},
 }
 
 
@@ -91,6 +95,8 @@ class World:
     batch: str = field(default_factory=lambda: str(event("claim_files")["run_id"]))
     drops: str = f"{STACK}-drops"
     artifacts: str = f"{STACK}-artifacts"
+    notifications: list[tuple[str, str]] = field(default_factory=list)
+    """Subject and text of what was sent so far."""
 
     def client(self, service: str) -> Any:
         make: Any = self._session.client  # its stubs have an overload for each service, and this takes any
@@ -131,16 +137,15 @@ class World:
         self.client("sns").subscribe(TopicArn=self.topic, Protocol="sqs", Endpoint=arn)
         return url
 
-    def told(self, run: str) -> list[str]:
-        """The subjects of the notifications about a run that were not read before."""
-        found = []
-        while (
-            messages := self.client("sqs").receive_message(QueueUrl=self.inbox, MaxNumberOfMessages=10).get("Messages")
-        ):
+    def told(self, about: str) -> list[str]:
+        """The notifications whose subject holds these words, each as subject and text."""
+        queues = self.client("sqs")
+        while messages := queues.receive_message(QueueUrl=self.inbox, MaxNumberOfMessages=10).get("Messages"):
             for message in messages:
-                self.client("sqs").delete_message(QueueUrl=self.inbox, ReceiptHandle=message["ReceiptHandle"])
-                found.append(json.loads(message["Body"])["Subject"])
-        return [subject for subject in found if run in subject]
+                queues.delete_message(QueueUrl=self.inbox, ReceiptHandle=message["ReceiptHandle"])
+                body = json.loads(message["Body"])
+                self.notifications.append((body["Subject"], body["Message"]))
+        return [f"{subject}\n{text}" for subject, text in self.notifications if about in subject]
 
     def document(self, key: str) -> bytes:
         """An object of the artifact bucket. Raises Unproved where it is not there."""
@@ -168,7 +173,8 @@ class World:
     @property
     def champion(self) -> str | None:
         """The run whose model is in use."""
-        return self.row(f"CHAMPION#{self.recipe}").get("run_id")
+        pointer = self.row(f"CHAMPION#{self.recipe}")
+        return pointer["run_id"] if "champion" in pointer else None
 
     def execution_ended(self, machine: str, name: str) -> dict[str, Any]:
         """What Step Functions says of an execution, once it has ended."""
@@ -222,6 +228,8 @@ class Call:
     after: tuple[str, ...] = ()
     """The calls that must have ended before."""
     prepare: Callable[[World], object] = lambda _: None
+    adapt: Callable[[Any], Any] | None = None
+    """What becomes of the event, where it can't be sent as it is."""
     again_on: str = ""
     """The error that the workflow retries."""
     label: str = ""
@@ -244,7 +252,8 @@ class Call:
 
 
 def _folder_to_score(world: World) -> None:
-    world.s3.put_object(Bucket=world.drops, Key=scoring_prefix(world.recipe))
+    """A recipe is scored that has a folder; a name that starts with `_` is no file to be scored."""
+    world.s3.put_object(Bucket=world.drops, Key=f"{scoring_prefix(world.recipe)}_SUCCESS")
 
 
 def _drop_digits(world: World) -> None:
@@ -290,12 +299,30 @@ def _decide(world: World, approval: str) -> None:
     world.sagemaker.update_model_package(ModelPackageArn=package, ModelApprovalStatus=approval)
 
 
+def _leave_a_model(world: World) -> None:
+    """A model with the stack's tag that no lease knows."""
+    world.sagemaker.create_model(
+        ModelName=STRAY,
+        ExecutionRoleArn=f"arn:aws:iam::123456789012:role/{STACK}-JobRole",
+        PrimaryContainer={
+            "Image": algorithms.image_uri("linear-learner", REGION),
+            "ModelDataUrl": event("create_model")["artifact"],
+        },
+        Tags=[{"Key": STACK_TAG, "Value": STACK}],
+    )
+
+
+def _an_hour_from_now(sent: Any) -> Any:
+    """The audit passes over what was made in the last minutes."""
+    return sent | {"time": f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}"}
+
+
 # What must be so afterwards
 
 
 def _run_started(world: World, _answer: Any) -> str:
     ended = world.execution_ended("TrainStateMachine", world.run)
-    expect(ended.get("error") == "InvalidDrop", f"the workflow ended with {ended.get('error')}")
+    expect(ended.get("error") == "InvalidDrop", f"the workflow ended with {ended.get('error')}: {ended.get('cause')}")
     expect(world.row(f"RUN#{world.run}").get("open") == "run", "the run has no open row in the ledger")
     return "a run with its row; its workflow refuses a drop that is not there yet"
 
@@ -303,7 +330,7 @@ def _run_started(world: World, _answer: Any) -> str:
 def _scoring_started(world: World, answer: Any) -> str:
     expect(answer == {"batches": [{"batch": world.batch, "recipe": world.recipe, "started": True}]}, f"{answer}")
     ended = world.execution_ended("ScoreStateMachine", world.batch)
-    expect(ended["status"] == "SUCCEEDED", f"the workflow ended {ended['status']}")
+    expect(ended["status"] == "SUCCEEDED", f"the workflow ended {ended['status']}: {ended.get('cause')}")
     return "a batch with its row; its workflow finds nothing new yet"
 
 
@@ -521,6 +548,14 @@ def _swept(world: World, answer: Any) -> str:
     return f"the batch, whose end nobody has told: {said}"
 
 
+def _audited(world: World, answer: Any) -> str:
+    expect(answer is None, f"{answer}")
+    told = world.told("no run knows of")
+    expect(len(told) == 1 and STRAY in told[0], f"{len(told)} notifications of what no run knows of: {told}")
+    world.sagemaker.describe_model(ModelName=STRAY)
+    return f"a notification about the model {STRAY}, which no lease knows; it is there still"
+
+
 def _ended(world: World, run: str, status: str) -> str:
     row = world.row(f"RUN#{run}")
     expect(row["closed"] and "open" not in row, f"the row of {run} is open still")
@@ -559,5 +594,6 @@ CALLS: Final = (
     Call("scoring/tear_down", _batch_torn_down, ("publish_predictions",), again_on="StillClosing"),
     Call("close_run", _closed, ("tear_down", "register_model", "claim_files")),
     Call("sweep_leases", _swept, ("scoring/tear_down", "close_run")),
+    Call("audit_resources", _audited, ("sweep_leases",), _leave_a_model, _an_hour_from_now),
 )
 """In the order of the workflows; what is not `after` something else may be done at the same time."""

@@ -18,12 +18,12 @@ from typing import Any
 from tools.sam import build, engine
 from tools.sam.chain import CALLS, REGION, Call, Unproved, World
 
+LOGS = build.CACHE / "logs"
 INVOKE_SECONDS = 200
 _READY_SECONDS = 120
 _TRIES = 10
 _RETRY_SECONDS = 1
 _AT_ONCE = 3
-_USED = re.compile(r"(?:Using local image: |Building image from )(\S+?)\.?$", re.MULTILINE)
 _REPORT = re.compile(r"Duration: ([\d.]+) ms\s+Billed Duration")
 
 
@@ -86,14 +86,21 @@ class Sam:
             "--skip-pull-image",
         ]
 
-    def invoke(self, step: str, event: Path) -> Answer:
-        """The function's answer. Raises Raised where it raises, and Unproved where it can't be run."""
+    def invoke(self, call: Call) -> Answer:
+        """The function's answer. Raises Raised where it raises, and Unproved where it can't be run.
+
+        What the runtime and the function logged is kept under `LOGS`.
+        """
+        event = call.file
+        if call.adapt is not None:
+            event = self.variables.with_name(f"{call.step}.json")
+            event.write_text(json.dumps(call.adapt(json.loads(call.file.read_text()))))
         # Credentials without an endpoint would send SAM CLI to STS on the internet.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         begun = time.monotonic()
         try:
             done = subprocess.run(
-                self.command(step, event),
+                self.command(call.step, event),
                 cwd=build.ROOT,
                 env=environment | {"SAM_CLI_TELEMETRY": "0"},
                 capture_output=True,
@@ -104,6 +111,8 @@ class Sam:
         except subprocess.TimeoutExpired:
             raise Unproved(f"sam local invoke took longer than {INVOKE_SECONDS} s") from None
         seconds = time.monotonic() - begun
+        LOGS.mkdir(parents=True, exist_ok=True)
+        (LOGS / f"{call.name.replace('/', '-')}.log").write_text(done.stderr)
         try:
             value = json.loads(done.stdout) if done.stdout.strip() else None
         except ValueError:
@@ -155,7 +164,7 @@ def _one(call: Call, sam: Sam, world: World) -> Outcome:
         call.prepare(world)
         for left in reversed(range(_TRIES)):
             try:
-                answer = sam.invoke(call.step, call.file)
+                answer = sam.invoke(call)
                 break
             except Raised as raised:
                 if raised.error != call.again_on or not left:
@@ -229,7 +238,7 @@ class Proof:
             f"in {len(self.outcomes)} calls and {self.seconds:.0f} s",
         ]
         if self.unproved:
-            lines.append(f"not proved {', '.join(self.unproved)}")
+            lines.append(f"not proved {', '.join(self.unproved)}; the functions' logs are in {LOGS}")
         return "\n".join(lines)
 
 
