@@ -112,7 +112,9 @@ class FaultRule(BaseModel):
         min_length=1,
         description="Only what has this text in it: in a call's path or body, an invocation's or event's JSON, a name",
     )
-    caller: str | None = Field(default=None, description="Only calls of these functions or roles, by name; with `call`")
+    caller: str | None = Field(
+        default=None, description="Only calls of these: `lambda:<function>`, `states:*`, `sagemaker:*`, `user`"
+    )
     probability: float = Field(default=1.0, gt=0, le=1)
     skip: int = Field(default=0, ge=0, description="So many matching ones pass unharmed first")
     times: int | None = Field(
@@ -402,7 +404,8 @@ class Faults:
             self.client("stepfunctions").stop_execution(executionArn=arn)
 
     def _kill(self, rule: FaultRule, caller: str | None) -> None:
-        self.kill_worker(caller, (rule.about or "").encode())
+        service, _, function = (caller or "").partition(":")
+        self.kill_worker(function if service == "lambda" and function else None, (rule.about or "").encode())
 
     def _meet(
         self,

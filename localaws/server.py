@@ -243,13 +243,12 @@ class Application(DomainDispatcherApplication):
         return self._faults.before_call(
             f"{call.service}:{operation}",
             lambda: b"\n".join([call.path.encode(), unquote(query).encode(), call.body]),
-            self._function(environ),
+            self._caller(environ),
         )
 
-    def _function(self, environ: Environ) -> str | None:
-        """The Lambda function that makes a call, by its name; None for anybody else."""
-        identity = self._access.identify(environ) if self._access is not None else USER
-        return identity.name if identity.service == "lambda" else None
+    def _caller(self, environ: Environ) -> str:
+        """`user`, or such as `lambda:<function>`."""
+        return (self._access.identify(environ) if self._access is not None else USER).caller
 
 
 def _check_limits(service: str, environ: Environ) -> None:
