@@ -220,6 +220,23 @@ def _let_go(original: Callable[..., Any]) -> Callable[..., Any]:
     return key_response
 
 
+def _name_event_bridge(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_bucket_notification(self: Any) -> Any:
+        """The configuration, of which moto leaves out that EventBridge is told."""
+        kept = self.backend.get_bucket_notification_configuration(self.bucket_name)
+        if kept is not None and kept.event_bridge is not None:
+            serialized = self.serialized
+
+            def with_event_bridge(answer: Any) -> Any:
+                answer.result["EventBridgeConfiguration"] = {}
+                return serialized(answer)
+
+            self.serialized = with_event_bridge
+        return original(self)
+
+    return get_bucket_notification
+
+
 def _store_part(original: Callable[..., Any]) -> Callable[..., Any]:
     def set_part(self: Any, part_id: int, value: bytes | Body) -> Any:
         algorithm, kind = _checksum(self)
@@ -312,6 +329,7 @@ SEAMS = (
     Seam("moto.s3.responses", "S3Response.get_object", ("self",), _in_pieces),
     Seam("moto.s3.responses", "S3Response.key_response", ("self", "request", "full_url", "headers"), _let_go),
     Seam("moto.s3.responses", "S3Response._handle_encoded_body", ("self", "body"), _decode_at_once),
+    Seam("moto.s3.responses", "S3Response.get_bucket_notification", ("self",), _name_event_bridge),
     Seam(
         _MODELS,
         "S3Backend.upload_part_copy",
