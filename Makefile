@@ -6,6 +6,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
 DEMO_ARGS ?=
 UP_ARGS ?=
 EXAMPLES_ARGS ?=
@@ -31,7 +32,7 @@ CDK_NAG := .tools/cdk-nag/.installed
 export SAM_CLI_TELEMETRY := 0
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo up examples test test-slow check scan format docs bench sam-build clean
+.PHONY: help demo up examples test test-slow check scan format docs bench chaos sam-build clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +74,9 @@ format: $(DEV) ## Format the code and mend what the linter can mend
 
 docs: $(DEV) $(PROJECT) ## Write anew what tests check: docs/formats.md, the keys in docs/recipes.md and their schema
 	DROPMILL_WRITE_DOCS=1 $(VENV)/bin/pytest -q tests/unit/test_formats_table.py tests/unit/test_recipe_schema.py
+
+chaos: $(DEV) $(PROJECT) ## Run workflows by the hundred while calls, events and jobs fail, and show what is left: nothing
+	$(VENV)/bin/python tests/chaos $(CHAOS_ARGS)
 
 bench: $(DEV) $(PROJECT) ## Measure the codec, the conversion and, on DROPMILL_MNIST, the algorithms
 	$(VENV)/bin/python -m benchmarks

@@ -26,17 +26,30 @@ def template_path() -> Path:
 
 @contextmanager
 def embedded_cloud(
-    host: str = "127.0.0.1", port: int = 0, region: str = LOCAL_REGION, *, rules: bool = True
+    host: str = "127.0.0.1",
+    port: int = 0,
+    region: str = LOCAL_REGION,
+    *,
+    rules: bool = True,
+    faults: Path | None = None,
 ) -> "Iterator[tuple[Cloud, Stack]]":
     """Start a cloud, deploy the application, and end everything with the block.
 
+    The rules of the file `faults` stand from the first request after the deployment.
+
     Raises:
-        CommandError: it can't start (the port is taken, say) or the template can't be deployed.
+        CommandError: it can't start (the port is taken, say), or the template or `faults` can't be used.
     """
     from localaws.cloud import Cloud, CloudError
+    from localaws.faults import FaultError, read
     from localaws.resources import TemplateError
 
     template = template_path()
+    try:
+        if faults is not None:
+            read(faults)
+    except FaultError as error:
+        raise CommandError(str(error)) from None
     cloud = Cloud(host, port, region, rules=rules)
     try:
         cloud.start()
@@ -47,6 +60,8 @@ def embedded_cloud(
             deployed = cloud.deploy(template, stack_name=LOCAL_STACK, prewarm=rules)
         except TemplateError as error:
             raise CommandError(str(error)) from None
+        if faults is not None:
+            cloud.faults.load(faults)
         point_at(cloud.endpoint_url, region)
         yield cloud, use(LOCAL_STACK, deployed.outputs, cloud.endpoint_url)
     finally:

@@ -101,7 +101,8 @@ def main() -> None:
     cloud at http://127.0.0.1:4566 or AWS_ENDPOINT_URL, and to AWS when another stack is named with --stack or
     DROPMILL_STACK.
 
-    Exit codes: 0 done, 1 the run failed or doctor found what would make one fail, 2 the command could not be carried out, 130 stopped by Ctrl-C.
+    Exit codes: 0 done, 1 the run failed or doctor found what would make one fail, 2 the command could not be carried
+    out, 130 stopped by Ctrl-C.
     """
 
 
@@ -158,7 +159,13 @@ def recipe_option(**how: Any) -> Callable[[CommandT], CommandT]:
     help="The region that the stack is deployed to.  [env: AWS_REGION]",
 )
 @click.option("--no-rules", is_flag=True, help="Serve without event rules, to invoke functions by hand.")
-def up(host: str, port: int, region: str, no_rules: bool) -> None:
+@click.option(
+    "--faults",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Let calls, events and jobs go wrong by the rules of FILE (docs/reliability.md).",
+)
+def up(host: str, port: int, region: str, no_rules: bool, faults: Path | None) -> None:
     """Start an embedded cloud with Dropmill deployed; it runs until Ctrl-C or SIGTERM, and keeps nothing.
 
     Prints `ready URL` when it serves. Any AWS client works with AWS_ENDPOINT_URL=URL and any credentials.
@@ -168,6 +175,7 @@ def up(host: str, port: int, region: str, no_rules: bool) -> None:
       dropmill up
       dropmill up --port 5000 --region eu-west-1
       dropmill up --no-rules
+      dropmill up --faults faults.yaml
     """
     import threading
 
@@ -182,7 +190,7 @@ def up(host: str, port: int, region: str, no_rules: bool) -> None:
     _end_on_signals()
     if host not in {"127.0.0.1", "::1", "localhost"}:
         click.echo(f"warning: whoever can reach {host} can run code here; the embedded cloud has no login", err=True)
-    with embedded_cloud(host, port, region, rules=not no_rules) as (cloud, stack):
+    with embedded_cloud(host, port, region, rules=not no_rules, faults=faults) as (cloud, stack):
         for number in (signal.SIGINT, *_ending_signals()):
             signal.signal(number, end)
         click.echo(f"ready {cloud.endpoint_url}")
@@ -610,8 +618,8 @@ def doctor(place: Place, recipes: tuple[str, ...], json_: bool) -> None:
       dropmill doctor kmeans zeros.yaml
       dropmill doctor --stack dropmill --region eu-west-1 --json
     """
-    from dropmill_cli import drops
     from dropmill_cli import doctor as checks
+    from dropmill_cli import drops
 
     document = checks.examine(place, [drops.choose_recipe(recipe) for recipe in recipes])
     if json_:
