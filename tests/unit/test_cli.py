@@ -94,6 +94,8 @@ class TestHelp:
             "reject",
             "score",
             "endpoint",
+            "doctor",
+            "remove",
         }
         assert set(endpoint.commands) == {"up", "down"}
 
