@@ -43,7 +43,12 @@ ROWS = b"a,b\n1,2\n3,4\n"
 
 @pytest.fixture(autouse=True)
 def stack(ledger_table: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"DROP_BUCKET": "drops", "ARTIFACT_BUCKET": "artifacts", "CONVERSION_CONCURRENCY": "7"}.items():
+    for name, value in {
+        "DROP_BUCKET": "drops",
+        "ARTIFACT_BUCKET": "artifacts",
+        "CONVERSION_CONCURRENCY": "7",
+        "MAX_INSTANCE_HOURS": "12",
+    }.items():
         monkeypatch.setenv(name, value)
     settings.cache_clear()
     s3 = boto3.client("s3")
@@ -89,6 +94,7 @@ def test_a_batch_takes_what_is_new_once() -> None:
     (file,) = plan.files
     assert (file.file.name, file.file.source.version_id) == ("july/a.csv", version)
     assert (plan.champion, plan.recipe_version) == (CHAMPION, "r1")
+    assert plan.recipe.scoring.max_runtime == 12 * 3600, "the stack's limit, which may be lower than it was"
     shards = storage.read_document(Shards, shards_key(plan.run_id)).root
     assert [(piece.file, piece.start, piece.end) for piece in shards[0].pieces] == [(0, 4, 12)]
     put("b.csv")

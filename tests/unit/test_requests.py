@@ -1,5 +1,6 @@
 """What SageMaker is asked for, where it depends on the data."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 from botocore.validate import ParamValidator
 
 from dropmill import algorithms, settings
+from dropmill.contracts import Part, SealedDataset, SealedPart
 from dropmill.recipe import Recipe
-from dropmill.requests import endpoint_config_request, transform_request
+from dropmill.requests import endpoint_config_request, model_request, training_request, transform_request
 
 MEGABYTE = 1024**2
 
@@ -95,3 +97,81 @@ def test_a_champion_gets_a_variant_but_no_other_traffic() -> None:
     assert variants == {"AllTraffic": ("own", 1.0), "Champion": ("other", 0.0)}
     (alone,) = endpoint_config_request(plan, "own", "config")["ProductionVariants"]
     assert alone["VariantName"] == "AllTraffic"
+
+
+# What the stack's parameters say
+
+KEY = "arn:aws:kms:eu-west-1:123456789012:key/0"
+PARAMETERS = {
+    "KMS_KEY_ARN": KEY,
+    "SUBNET_IDS": "subnet-01234567,subnet-12345678",
+    "SECURITY_GROUP_IDS": "sg-01234567",
+    "NETWORK_ISOLATION": "true",
+    "JOB_ROLE_ARN": "arn:aws:iam::123456789012:role/jobs-of-the-stack",
+    "ARTIFACT_BUCKET": "artifacts",
+}
+
+
+@pytest.fixture
+def parameters(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in PARAMETERS.items():
+        monkeypatch.setenv(name, value)
+    settings.settings.cache_clear()
+
+
+def job(instance_type: str = "ml.m5.xlarge", instance_count: int = 1) -> dict[str, Any]:
+    training = {"instance_type": instance_type, "instance_count": str(instance_count)}
+    recipe = Recipe.model_validate({"algorithm": "knn", "training": training})
+    plan: Any = SimpleNamespace(run_id="digits-1", recipe_name="digits", recipe=recipe)
+    part = SealedPart(rows=1, size=1, files=[])
+    dataset = SealedDataset(feature_dim=1, rows=2, parts=dict.fromkeys(Part, part), hyperparameters={"k": "1"})
+    request = dict(training_request(plan, dataset, "digits-train-1"))
+    assert problems("CreateTrainingJob", request) == ""
+    return request
+
+
+@pytest.mark.usefixtures("parameters")
+def test_jobs_and_models_are_in_the_stacks_network() -> None:
+    network = {"Subnets": ["subnet-01234567", "subnet-12345678"], "SecurityGroupIds": ["sg-01234567"]}
+    model = dict(model_request("digits-1", "knn", "s3://artifacts/model.tar.gz", "digits-model-1"))
+    assert problems("CreateModel", model) == ""
+    for request in (job(), model):
+        assert (request["VpcConfig"], request["EnableNetworkIsolation"]) == (network, True)
+
+
+@pytest.mark.usefixtures("parameters")
+def test_what_is_stored_is_under_the_stacks_key() -> None:
+    request = job()
+    assert (request["OutputDataConfig"]["KmsKeyId"], request["ResourceConfig"]["VolumeKmsKeyId"]) == (KEY, KEY)
+    transformed = transform()
+    assert problems("CreateTransformJob", transformed) == ""
+    assert transformed["TransformOutput"]["KmsKeyId"] == transformed["TransformResources"]["VolumeKmsKeyId"] == KEY
+    plan: Any = SimpleNamespace(run_id="digits-1", recipe=Recipe(algorithm="knn"))
+    assert endpoint_config_request(plan, "own", "config")["KmsKeyId"] == KEY
+
+
+@pytest.mark.usefixtures("parameters")
+def test_instances_with_disks_of_their_own_have_no_volume_to_encrypt() -> None:
+    request = job("ml.g5.xlarge")
+    assert request["OutputDataConfig"]["KmsKeyId"] == KEY
+    assert "VolumeKmsKeyId" not in request["ResourceConfig"]
+    evaluation = {"instance_type": "ml.m5d.large"}
+    recipe = Recipe.model_validate({"algorithm": "knn", "evaluation": evaluation})
+    plan: Any = SimpleNamespace(run_id="digits-1", recipe=recipe)
+    assert "KmsKeyId" not in endpoint_config_request(plan, "own", "config")
+
+
+@pytest.mark.usefixtures("parameters")
+def test_what_instances_tell_each_other_is_encrypted() -> None:
+    assert [job(instance_count=count)["EnableInterContainerTrafficEncryption"] for count in (1, 2)] == [False, True]
+
+
+def test_a_stack_without_network_and_key_asks_for_neither(parameters: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("KMS_KEY_ARN", "SUBNET_IDS", "SECURITY_GROUP_IDS"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("NETWORK_ISOLATION", "false")
+    settings.settings.cache_clear()
+    text = json.dumps([job(), transform(), model_request("r", "knn", "s3://artifacts/m", "m")])
+    assert "Kms" not in text
+    assert "VpcConfig" not in text
+    assert job()["EnableNetworkIsolation"] is False
