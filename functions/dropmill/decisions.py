@@ -1,6 +1,7 @@
 """What the data decides where the recipe is silent: the task, and the hyperparameters that follow from the rows."""
 
 import difflib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -214,7 +215,8 @@ def check_class_names(layout: Layout, file: str) -> None:
     Raises:
         InvalidDrop: they are too long, all together.
     """
-    size = sum(len(name.encode()) for name in layout.classes or [])
+    # As JSON, which is how they are kept: there a control character takes six bytes.
+    size = sum(len(json.dumps(name, ensure_ascii=False).encode("utf-8", "replace")) for name in layout.classes or [])
     if size > CLASS_NAMES_BYTES_MAX:
         raise InvalidDrop(
             f"{file}: the names of its {len(layout.classes or []):,} classes take {size:,} bytes, and may take"

@@ -20,9 +20,16 @@ A class's name is what `Retry` and `Catch` match in the workflow file; its messa
 happened, where, and what to do. The message goes into logs, so it tells no value of a row; `words` know it in full.
 """
 
+import json
 from collections.abc import Sequence
+from typing import Final
 
 from dropmill.words import Cell, Words
+
+MESSAGE_MAX: Final = 24_000
+"""Characters of a message as JSON, in which a character that is not ASCII takes six or twelve."""
+CUT: Final = "... (there is more, but the workflow takes no longer message)"
+_ESCAPED_CHARACTERS: Final = 12
 
 
 class DropmillError(Exception):
@@ -30,7 +37,22 @@ class DropmillError(Exception):
 
     def __init__(self, *parts: str | Cell | Words) -> None:
         self.words = Words(*parts)
-        super().__init__(str(self.words))
+        super().__init__(_within_a_cause(str(self.words)))
+
+
+def _within_a_cause(text: str) -> str:
+    """The text, or the beginning of one that Step Functions would not take as a cause.
+
+    A cause has at most 32,768 characters, and that of a Lambda is a JSON document, with a traceback besides.
+    """
+    if len(text) * _ESCAPED_CHARACTERS <= MESSAGE_MAX:
+        return text
+    size = 0
+    for end, letter in enumerate(text):
+        size += len(json.dumps(letter)) - 2
+        if size > MESSAGE_MAX:
+            return text[:end] + CUT
+    return text
 
 
 class InvalidDrop(DropmillError):

@@ -17,7 +17,9 @@ _VERDICTS = {
     Decision.WAITING: "has a model that waits for approval",
 }
 _NOUNS = {RunKind.TRAINING: "Run", RunKind.SCORING: "Batch", RunKind.ENDPOINT: "Endpoint of run"}
-_SUBJECT_MAX = 100
+_SUBJECT_MAX = 99
+_MESSAGE_BYTES_MAX = 200_000
+"""SNS takes 256 KB, attributes and all."""
 _REFUSALS = {"InvalidDrop", "InvalidRecipe"}
 
 
@@ -26,7 +28,7 @@ def announce(record: RunRecord) -> None:
     aws.sns().publish(
         TopicArn=setting("notification_topic_arn"),
         Subject=subject(record),
-        Message=message(record),
+        Message=_fitting(message(record)),
         MessageAttributes={
             "run_id": {"DataType": "String", "StringValue": record.run_id},
             "status": {"DataType": "String", "StringValue": record.status.value},
@@ -35,10 +37,17 @@ def announce(record: RunRecord) -> None:
 
 
 def subject(record: RunRecord) -> str:
-    """At most 100 printable ASCII characters, as SNS asks."""
+    """Less than 100 printable ASCII characters, as SNS asks."""
     refused = record.error in _REFUSALS
     text = f"Dropmill: {record.run_id} {'was refused' if refused else _headline(record)}"
     return text.encode("ascii", "replace").decode()[:_SUBJECT_MAX]
+
+
+def _fitting(text: str) -> str:
+    data = text.encode("utf-8", "replace")
+    if len(data) <= _MESSAGE_BYTES_MAX:
+        return text
+    return data[:_MESSAGE_BYTES_MAX].decode("utf-8", "ignore") + "\n... The rest is in the run's record."
 
 
 def _headline(record: RunRecord) -> str:

@@ -25,7 +25,7 @@ from dropmill.errors import InvalidDrop, InvalidRecipe, RunClosed, several
 from dropmill.instances import within
 from dropmill.leases import PROVISIONING_SECONDS
 from dropmill.ledger import find_run
-from dropmill.naming import folder_of_drop, is_hidden, plan_key, recipe_key, shards_key
+from dropmill.naming import folder_of_drop, is_hidden, package_group, plan_key, recipe_key, shards_key
 from dropmill.recipe import RECIPE_BYTES_MAX, Recipe, built_in_recipe, parse_recipe
 from dropmill.runs import open_run
 from dropmill.settings import setting
@@ -52,6 +52,7 @@ def inspect_drop(request: InspectInput) -> InspectedDrop:
     with naming_recipe(request.recipe):
         recipe = within(recipe, float(setting("max_instance_hours")))
         _check_region(recipe)
+        _check_stack(request.recipe)
     drop = _pinned(request.drop)
     files = [drop_file(drop, source) for source in _sources(drop)]
     _check_parts(drop, files)
@@ -126,6 +127,14 @@ def _check_region(recipe: Recipe) -> None:
         algorithms.image_uri(recipe.algorithm, setting("aws_region"))
     except algorithms.UnsupportedRegion as error:
         raise InvalidRecipe(f"{error}; deploy the stack in another one") from None
+
+
+def _check_stack(recipe: str) -> None:
+    """The model would be trained, and then could not be registered."""
+    try:
+        package_group(setting("stack_name"), recipe)
+    except ValueError as error:
+        raise InvalidRecipe(f"{error}; deploy it under a shorter one") from None
 
 
 def _width(recipe: Recipe) -> int | None:
