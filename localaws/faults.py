@@ -150,7 +150,7 @@ class FaultRule(BaseModel):
             )
         known = EFFECTS[self.subject]
         if self.effect not in known:
-            raise ValueError(f"{self.effect} can't be done to a {self.subject}; there are {', '.join(sorted(known))}")
+            raise ValueError(f"{self.effect} is not for rules of {self.subject}; there are {', '.join(sorted(known))}")
         if self.job is not None and not any(fnmatchcase(job, self.job) for job in JOBS):
             raise ValueError(f"no job is called {self.job}; there are {', '.join(JOBS)}")
         if self.call is not None and ":" not in self.call and self.call != "*":
