@@ -216,7 +216,8 @@ def check_class_names(layout: Layout, file: str) -> None:
         InvalidDrop: they are too long, all together.
     """
     # As JSON, which is how they are kept: there a control character takes six bytes.
-    size = sum(len(json.dumps(name, ensure_ascii=False).encode("utf-8", "replace")) for name in layout.classes or [])
+    quoted = (json.dumps(name, ensure_ascii=False) for name in layout.classes or [])
+    size = sum(len(name.encode("utf-8", "replace")) - len('""') for name in quoted)
     if size > CLASS_NAMES_BYTES_MAX:
         raise InvalidDrop(
             f"{file}: the names of its {len(layout.classes or []):,} classes take {size:,} bytes, and may take"
