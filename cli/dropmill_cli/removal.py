@@ -450,16 +450,16 @@ def _delete_logs(remains: Remains, names: Names, gone: list[Item]) -> None:
     for name in _endpoint_groups(names):
         _delete_group(client, name, gone)
     for group_name in (TRAINING_LOGS, TRANSFORM_LOGS):
-        deleted = sum(_delete_streams(client, group_name, prefix) for prefix in _job_prefixes(names))
+        deleted = sum(_delete_streams(client, group_name, prefix) for prefix in _job_prefixes(remains.name, names))
         if deleted:
             gone.append(Item(kind="log-streams", name=group_name, note=f"{deleted} of this stack's jobs"))
             _delete_if_empty(client, group_name, gone)
 
 
-def _job_prefixes(names: Names) -> list[str]:
+def _job_prefixes(stack: str, names: Names) -> list[str]:
     """How the names of each run's jobs begin."""
     return sorted(
-        {sagemaker_name(recipe, run, "tuning", 1).removesuffix("tune-1") for run, recipe in names.runs.items()}
+        {sagemaker_name(stack, recipe, run, "tuning", 1).removesuffix("tune-1") for run, recipe in names.runs.items()}
     )
 
 

@@ -82,7 +82,7 @@ def launch(
         wanted = Lease(
             run_id=run_id,
             step=step,
-            name=sagemaker_name(recipe, run_id, step, 1),
+            name=sagemaker_name(setting("stack_name"), recipe, run_id, step, 1),
             attempt=1,
             state=LeaseState.INTENDED,
             deadline=now + lifetime_seconds,
@@ -108,7 +108,7 @@ def launch(
             else:
                 attempt = 1 if found is None else found.attempt + (earlier or found.outcome is Outcome.CAPACITY)
                 billed = 0 if found is None else found.billable_seconds or found.billed_before
-                name = sagemaker_name(recipe, run_id, step, attempt)
+                name = sagemaker_name(setting("stack_name"), recipe, run_id, step, attempt)
                 lease = replace(wanted, attempt=attempt, name=name, billed_before=billed)
                 ledger.intend(lease)
         except ledger.StaleLease:

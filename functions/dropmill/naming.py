@@ -106,12 +106,15 @@ def endpoint_run_id(recipe: str, moment: datetime) -> str:
     return f"{recipe}-endpoint-{moment.astimezone(UTC):%Y%m%dt%H%M%S}"
 
 
-def sagemaker_name(recipe: str, run: str, step: Step, attempt: int) -> str:
-    """Letters, digits and hyphens, at most 32; different for every run, step and attempt."""
+def sagemaker_name(stack: str, recipe: str, run: str, step: Step, attempt: int) -> str:
+    """Letters, digits and hyphens, at most 32; different for every stack, run, step and attempt.
+
+    Two stacks of an account that score a recipe of the same name at the same minute have batches of the same name.
+    """
     if not 1 <= attempt <= 99:
         raise ValueError(f"attempt {attempt} is outside 1..99")
     slug = recipe[:_SLUG_MAX].strip("-")
-    return f"{slug}-{_digest(run)}-{_STEP_SLUGS[step]}-{attempt}"
+    return f"{slug}-{_digest(stack, run)}-{_STEP_SLUGS[step]}-{attempt}"
 
 
 def package_group(stack: str, recipe: str) -> str:

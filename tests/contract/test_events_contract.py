@@ -128,7 +128,7 @@ def test_the_run_is_the_one_that_the_drop_starts(events: dict[str, Any], inspect
 
 def test_all_events_are_about_that_run(events: dict[str, Any], inspected: InspectInput) -> None:
     run, recipe = inspected.run_id, inspected.recipe
-    job = naming.sagemaker_name(recipe, run, "training", 1)
+    job = naming.sagemaker_name(STACK, recipe, run, "training", 1)
     prefix = naming.model_prefix(recipe, run)
     artifact = f"s3://{STACK}-artifacts/{prefix}/{job}/output/model.tar.gz"
     ended = events["resume_task"]["detail"]
@@ -137,9 +137,9 @@ def test_all_events_are_about_that_run(events: dict[str, Any], inspected: Inspec
     of_runs = {event["run_id"] for step, event in events.items() if "run_id" in event and step not in OF_A_BATCH}
     assert of_runs == {run}
     assert events["create_model"]["artifact"] == artifact
-    assert events["deploy_endpoint"]["model"] == naming.sagemaker_name(recipe, run, "model", 1)
+    assert events["deploy_endpoint"]["model"] == naming.sagemaker_name(STACK, recipe, run, "model", 1)
     assert events["evaluate_model"]["model"]["endpoint"]["endpoint"] == naming.sagemaker_name(
-        recipe, run, "endpoint", 1
+        STACK, recipe, run, "endpoint", 1
     )
     assert (ended["TrainingJobName"], ended["ModelArtifacts"]["S3ModelArtifacts"]) == (job, artifact)
     assert ended["Tags"] == {naming.STACK_TAG: STACK, naming.RUN_TAG: run}

@@ -50,7 +50,7 @@ def test_the_longest_sagemaker_name_fits(step: naming.Step, name: str, shapes: A
     operation, member = SHAPES[step]
     shape = shapes.operation_model(operation).input_shape.members[member]
     for attempt in (1, 99):
-        built = naming.sagemaker_name(name, LONGEST_RUN, step, attempt)
+        built = naming.sagemaker_name("s" * 128, name, LONGEST_RUN, step, attempt)
         assert len(built) <= naming.SAGEMAKER_NAME_MAX <= shape.metadata["max"]
         assert re.fullmatch(shape.metadata["pattern"], built), built
 

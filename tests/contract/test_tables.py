@@ -334,7 +334,7 @@ class TestService:
     @pytest.mark.parametrize("step", COMMON["steps"])
     def test_the_workflows_own_names_fit(self, step: naming.Step) -> None:
         rule = COMMON["names"][COMMON["steps"][step]]
-        name = naming.sagemaker_name("a" * 40, "a" * 60, step, 99)
+        name = naming.sagemaker_name("a" * 128, "a" * 40, "a" * 60, step, 99)
         assert len(name) <= rule["longest"]
         assert re.fullmatch(rule["pattern"], name)
 

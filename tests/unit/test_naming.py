@@ -18,19 +18,20 @@ recipes = st.from_regex(RECIPE_NAME, fullmatch=True).filter(lambda name: len(nam
     attempt=st.integers(1, 99),
 )
 def test_sagemaker_takes_every_name(recipe: str, run: str, step: naming.Step, attempt: int) -> None:
-    name = naming.sagemaker_name(recipe, run, step, attempt)
+    name = naming.sagemaker_name("stack", recipe, run, step, attempt)
     assert len(name) <= naming.SAGEMAKER_NAME_MAX
     assert JOB_NAME.fullmatch(name)
 
 
-def test_names_differ_by_run_step_and_attempt() -> None:
+def test_names_differ_by_stack_run_step_and_attempt() -> None:
     names = {
-        naming.sagemaker_name("r", run, step, attempt)
+        naming.sagemaker_name(stack, "r", run, step, attempt)
+        for stack in ("one", "two")
         for run in ("r-1", "r-1-2")
         for step in naming._STEP_SLUGS
         for attempt in (1, 2)
     }
-    assert len(names) == 4 * len(naming._STEP_SLUGS)
+    assert len(names) == 8 * len(naming._STEP_SLUGS)
 
 
 @pytest.mark.parametrize(
