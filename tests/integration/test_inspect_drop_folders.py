@@ -48,7 +48,7 @@ class Folder:
         record = self.stand.record(run)
         assert record["error"] == "InvalidDrop"
         assert self.stand.jobs(run) == []
-        return str(record["cause"])
+        return str(record["refusal"] or record["cause"])
 
 
 def document(stand: Any, key: str) -> dict[str, Any]:
