@@ -49,6 +49,7 @@ _SECTIONS = frozenset(
         "Metadata",
         "Globals",
         "Parameters",
+        "Rules",
         "Mappings",
         "Conditions",
         "Resources",
@@ -241,6 +242,16 @@ class Resolver:
             return self._truth(self._conditions[name])
         finally:
             self._evaluating.pop()
+
+    def check_rules(self, rules: Mapping[str, Any]) -> None:
+        """Hold the parameters against the template's rules. Raises TemplateError with a broken rule's own words."""
+        for name, rule in rules.items():
+            with resources.blame(name, "rule"):
+                if "RuleCondition" in rule and not self._truth(rule["RuleCondition"]):
+                    continue
+                for assertion in rule["Assertions"]:
+                    if not self._truth(assertion["Assert"]):
+                        raise TemplateError(str(assertion.get("AssertDescription", "the rule does not hold")))
 
     def references(self, value: Any) -> Iterator[str]:
         """The logical ids that a value refers to, in the branches that its conditions choose."""
@@ -489,6 +500,7 @@ def deploy(
         account_id=account_id,
         made=made,
     )
+    resolver.check_rules(translated.get("Rules") or {})
     context = Context(
         client=client,
         lambdas=lambdas,

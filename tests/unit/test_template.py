@@ -294,3 +294,24 @@ def test_a_rule_without_permission_is_refused() -> None:
         found.check_invocable()
     found.permissions.append(("f", "events.amazonaws.com", rule_arn))
     found.check_invocable()
+
+
+def test_a_rule_of_parameters_is_held() -> None:
+    template = {
+        "Parameters": {"Subnets": {"Type": "String", "Default": ""}, "Groups": {"Type": "String", "Default": ""}},
+    }
+    rules = {
+        "Network": {
+            "RuleCondition": {"Fn::Not": [{"Fn::Equals": [{"Ref": "Subnets"}, ""]}]},
+            "Assertions": [
+                {
+                    "Assert": {"Fn::Not": [{"Fn::Equals": [{"Ref": "Groups"}, ""]}]},
+                    "AssertDescription": "Subnets needs Groups",
+                }
+            ],
+        }
+    }
+    for parameters in ({}, {"Groups": "sg-1"}, {"Subnets": "subnet-1", "Groups": "sg-1"}):
+        resolver(template, **parameters).check_rules(rules)
+    with pytest.raises(TemplateError, match=r"Network \(rule\): Subnets needs Groups"):
+        resolver(template, Subnets="subnet-1").check_rules(rules)
