@@ -31,6 +31,8 @@ DOCUMENT_BYTES_MAX = 32 * 1024 * 1024
 _MISSING = {"NoSuchKey", "NoSuchVersion", "404"}
 _UNREADABLE = {"InvalidObjectState", "InvalidRequest"}
 """Of an object that is archived, or encrypted with a customer's own key."""
+_FORBIDDEN = {"AccessDenied", "403"}
+"""Of an object under a key, or of an owner, that does not let the stack read it."""
 _READABLE = "restore it from its archive, or store it under a key that the stack may use"
 _DELETED_AT_ONCE = 1000
 """As many as S3 takes."""
@@ -275,7 +277,8 @@ def _fetched(source: ObjectVersion, name: str, start: int, length: int) -> bytes
                 raise InvalidDrop(gone(source, name)) from None
             if code in {"InvalidRange", "416"}:
                 raise InvalidDrop(_changed(source, name)) from None
-            if code in _UNREADABLE or code.startswith("KMS."):
+            forbidden = code in _FORBIDDEN and source.bucket != setting("artifact_bucket")
+            if code in _UNREADABLE or code.startswith("KMS.") or forbidden:
                 raise InvalidDrop(f"{name} can't be read: S3 says {code} of {source.uri}; {_READABLE}") from None
             raise
         except (HTTPClientError, IncompleteReadError) as error:
@@ -368,11 +371,18 @@ class _Upload(io.BufferedIOBase):
         if self._buffer:
             self._send()
         tags = [part.result() for part in self._parts]
-        aws.s3().complete_multipart_upload(
-            **self._target,
-            UploadId=self._upload_id,
-            MultipartUpload={"Parts": [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, start=1)]},
-        )
+        try:
+            aws.s3().complete_multipart_upload(
+                **self._target,
+                UploadId=self._upload_id,
+                MultipartUpload={"Parts": [{"PartNumber": n, "ETag": tag} for n, tag in enumerate(tags, start=1)]},
+            )
+        except ClientError as error:
+            # All parts have just been taken, and nobody else ends this upload: an attempt before, whose answer was
+            # lost, has completed it.
+            again = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
+            if aws.error_code(error) != "NoSuchUpload" or not again:
+                raise
 
     def abort(self) -> None:
         if self._upload_id is None:

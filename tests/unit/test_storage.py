@@ -1,5 +1,6 @@
 """Streams from and to S3, against a stand-in that counts what it is asked for."""
 
+import contextlib
 import gzip
 import io
 import threading
@@ -237,13 +238,19 @@ class TestReading:
         ):
             stream.read()
 
-    @pytest.mark.parametrize("code", ["InvalidObjectState", "KMS.DisabledException", "InvalidRequest"])
+    @pytest.mark.parametrize("code", ["InvalidObjectState", "KMS.DisabledException", "InvalidRequest", "AccessDenied"])
     def test_an_object_that_is_archived_or_locked(self, s3: S3, code: str) -> None:
         s3.error = code
         with (
             storage.opened(source(b"abc")) as stream,
             pytest.raises(InvalidDrop, match=f"can't be read: S3 says {code}"),
         ):
+            stream.read()
+
+    def test_what_is_the_stacks_own_is_not_the_drops_fault(self, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(storage, "setting", {"artifact_bucket": "drops"}.__getitem__)
+        s3.error = "AccessDenied"
+        with storage.opened(source(b"abc")) as stream, pytest.raises(ClientError):
             stream.read()
 
     def test_other_errors_are_the_services(self, s3: S3) -> None:
@@ -288,6 +295,25 @@ class TestWriting:
         with pytest.raises(ClientError), storage.open_part("work/x", part_bytes=100) as stream:
             stream.write(bytes(350))
         assert (s3.objects, s3.uploads) == ({}, {})
+
+    @pytest.mark.parametrize(("attempts", "well"), [(1, True), (0, False)])
+    def test_an_upload_that_was_completed_before(
+        self, s3: S3, monkeypatch: pytest.MonkeyPatch, attempts: int, well: bool
+    ) -> None:
+        """The client tries again by itself where the answer was lost; S3 keeps no upload by then."""
+        complete = s3.complete_multipart_upload
+
+        def completed_before(**request: Any) -> None:
+            complete(**request)
+            error = client_error("NoSuchUpload", "CompleteMultipartUpload")
+            error.response["ResponseMetadata"] = {"RetryAttempts": attempts}  # type: ignore[typeddict-item]  # no more is read
+            raise error
+
+        monkeypatch.setattr(s3, "complete_multipart_upload", completed_before)
+        monkeypatch.setattr(s3, "abort_multipart_upload", lambda **_: None)
+        ends = contextlib.nullcontext() if well else pytest.raises(ClientError)
+        with ends, storage.open_part("work/x", part_bytes=100) as stream:
+            stream.write(bytes(350))
 
     def test_no_more_is_written_once_a_part_has_failed(self, s3: S3) -> None:
         s3.fails_at = 1
