@@ -121,3 +121,43 @@ def test_metrics_reach_cloudwatch(jobs: Any) -> None:
     )["Datapoints"]
     assert (point["SampleCount"], point["Maximum"]) == (3, 1)
     assert point["Minimum"] == pytest.approx(1 / 3)
+
+
+def test_a_key_for_a_volume_that_there_is_none_of_is_refused(jobs: Any) -> None:
+    key = "arn:aws:kms:us-east-1:123456789012:key/0"
+    said = "when using an instance type with local storage: ml.m5d.large"
+    jobs.api.create_model(
+        ModelName="keyed",
+        ExecutionRoleArn=jobs.ROLE,
+        PrimaryContainer={"Image": jobs.IMAGE, "ModelDataUrl": f"s3://{jobs.BUCKET}/m.tar.gz"},
+    )
+    with pytest.raises(ClientError, match=said):
+        jobs.api.create_training_job(
+            TrainingJobName="keyed",
+            AlgorithmSpecification={"TrainingImage": jobs.IMAGE, "TrainingInputMode": "File"},
+            RoleArn=jobs.ROLE,
+            OutputDataConfig={"S3OutputPath": f"s3://{jobs.BUCKET}/models", "KmsKeyId": key},
+            ResourceConfig={
+                "InstanceType": "ml.m5d.large",
+                "InstanceCount": 1,
+                "VolumeSizeInGB": 1,
+                "VolumeKmsKeyId": key,
+            },
+            StoppingCondition={"MaxRuntimeInSeconds": 60},
+        )
+    with pytest.raises(ClientError, match=said):
+        jobs.api.create_transform_job(
+            TransformJobName="keyed",
+            ModelName="keyed",
+            TransformInput={"DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://b/p"}}},
+            TransformOutput={"S3OutputPath": f"s3://{jobs.BUCKET}/out"},
+            TransformResources={"InstanceType": "ml.m5d.large", "InstanceCount": 1, "VolumeKmsKeyId": key},
+        )
+    variant = {"VariantName": "a", "ModelName": "keyed", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    jobs.api.create_endpoint_config(EndpointConfigName="keyed", ProductionVariants=[variant], KmsKeyId=key)
+    with pytest.raises(ClientError, match=said):
+        jobs.api.create_endpoint_config(
+            EndpointConfigName="keyed-2",
+            ProductionVariants=[variant, variant | {"VariantName": "b", "InstanceType": "ml.m5d.large"}],
+            KmsKeyId=key,
+        )

@@ -311,7 +311,8 @@ def test_a_rule_of_parameters_is_held() -> None:
             ],
         }
     }
-    for parameters in ({}, {"Groups": "sg-1"}, {"Subnets": "subnet-1", "Groups": "sg-1"}):
+    held: list[dict[str, Any]] = [{}, {"Groups": "sg-1"}, {"Subnets": "subnet-1", "Groups": "sg-1"}]
+    for parameters in held:
         resolver(template, **parameters).check_rules(rules)
     with pytest.raises(TemplateError, match=r"Network \(rule\): Subnets needs Groups"):
         resolver(template, Subnets="subnet-1").check_rules(rules)
