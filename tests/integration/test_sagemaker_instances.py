@@ -125,7 +125,7 @@ def test_metrics_reach_cloudwatch(jobs: Any) -> None:
 
 def test_a_key_for_a_volume_that_there_is_none_of_is_refused(jobs: Any) -> None:
     key = "arn:aws:kms:us-east-1:123456789012:key/0"
-    said = "when using an instance type with local storage: ml.m5d.large"
+    said = "when using an instance type with local storage: ml.g4dn.xlarge"
     jobs.api.create_model(
         ModelName="keyed",
         ExecutionRoleArn=jobs.ROLE,
@@ -138,7 +138,7 @@ def test_a_key_for_a_volume_that_there_is_none_of_is_refused(jobs: Any) -> None:
             RoleArn=jobs.ROLE,
             OutputDataConfig={"S3OutputPath": f"s3://{jobs.BUCKET}/models", "KmsKeyId": key},
             ResourceConfig={
-                "InstanceType": "ml.m5d.large",
+                "InstanceType": "ml.g4dn.xlarge",
                 "InstanceCount": 1,
                 "VolumeSizeInGB": 1,
                 "VolumeKmsKeyId": key,
@@ -151,13 +151,13 @@ def test_a_key_for_a_volume_that_there_is_none_of_is_refused(jobs: Any) -> None:
             ModelName="keyed",
             TransformInput={"DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://b/p"}}},
             TransformOutput={"S3OutputPath": f"s3://{jobs.BUCKET}/out"},
-            TransformResources={"InstanceType": "ml.m5d.large", "InstanceCount": 1, "VolumeKmsKeyId": key},
+            TransformResources={"InstanceType": "ml.g4dn.xlarge", "InstanceCount": 1, "VolumeKmsKeyId": key},
         )
     variant = {"VariantName": "a", "ModelName": "keyed", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
     jobs.api.create_endpoint_config(EndpointConfigName="keyed", ProductionVariants=[variant], KmsKeyId=key)
     with pytest.raises(ClientError, match=said):
         jobs.api.create_endpoint_config(
             EndpointConfigName="keyed-2",
-            ProductionVariants=[variant, variant | {"VariantName": "b", "InstanceType": "ml.m5d.large"}],
+            ProductionVariants=[variant, variant | {"VariantName": "b", "InstanceType": "ml.g4dn.xlarge"}],
             KmsKeyId=key,
         )
