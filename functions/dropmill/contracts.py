@@ -554,6 +554,9 @@ class Metrics(Contract):
     incomparable: str | None = Field(
         default=None, description="Why the champion was not put to the same rows, in words"
     )
+    champion_version: int | None = Field(
+        default=None, ge=0, description="Of the champion's pointer as it was read for this evaluation; 0: no champion"
+    )
 
 
 class ChampionMetrics(Contract):

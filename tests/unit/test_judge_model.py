@@ -18,9 +18,11 @@ from dropmill.contracts import (
     Plan,
     Task,
 )
+from dropmill.errors import ChampionMoved
 from dropmill.evaluation.names import DIRECTIONS, Direction
 from dropmill.gates import CHAMPION_METRICS, METRICS
 from dropmill.recipe import Recipe
+from dropmill.steps import judge_model
 from dropmill.steps.judge_model import judge
 
 RUN, OTHER = "x-0123456789ab", "x-ba9876543210"
@@ -127,3 +129,17 @@ def test_who_is_the_champion_already_need_not_beat_itself() -> None:
 
 def test_what_an_older_round_measured_of_a_champion_does_not_count_without_one() -> None:
     assert judged({"f1": 0.4}, {"f1": 0.5}, version=0).verdict is Decision.APPROVED
+
+
+def test_metrics_of_another_evaluation_are_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lambda may run a call late, when the workflow is a round further."""
+    metrics = Metrics(task=Task.BINARY, metrics={"f1": 0.9}, rows=9, champion_version=6)
+    documents = {Plan: plan(), Metrics: metrics}
+    written: list[Judgement] = []
+    monkeypatch.setattr(judge_model, "read_document", lambda model, key: documents[model])
+    monkeypatch.setattr(judge_model, "write_document", lambda key, document: written.append(document))
+    with pytest.raises(ChampionMoved):
+        judge_model.judge_model(JudgeInput(run_id=RUN, round=2, champion_version=7))
+    assert written == []
+    judge_model.judge_model(JudgeInput(run_id=RUN, round=2, champion_version=6))
+    assert len(written) == 1

@@ -128,7 +128,13 @@ def evaluate_model(request: EvaluateInput) -> Evaluation:
     document = _metrics(judged, sampled_from, notes)
     storage.write_document(
         naming.metrics_key(run),
-        document.model_copy(update={"champion": champion, "incomparable": model.incomparable}),
+        document.model_copy(
+            update={
+                "champion": champion,
+                "incomparable": model.incomparable,
+                "champion_version": model.champion_version,
+            }
+        ),
     )
     storage.write_object(naming.report_key(run), page.encode(), "text/html; charset=utf-8")
     return Evaluation(metrics=judged.metrics, report=storage.artifact_uri(naming.report_key(run)), rows=judged.rows)

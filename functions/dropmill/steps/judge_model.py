@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from dropmill.contracts import Decision, JudgedModel, JudgeInput, Judgement, Metrics, Plan
+from dropmill.errors import ChampionMoved
 from dropmill.gates import CHAMPION_METRICS, check, judge_challenger
 from dropmill.naming import metrics_key, plan_key, verdict_key
 from dropmill.step import step
@@ -10,8 +11,14 @@ from dropmill.storage import read_document, write_document
 
 
 def judge_model(request: JudgeInput) -> JudgedModel:
+    """The verdict, which is written beside the metrics.
+
+    Raises ChampionMoved where the metrics are of another evaluation: one that Lambda ran late has written over them.
+    """
     plan = read_document(Plan, plan_key(request.run_id))
     metrics = read_document(Metrics, metrics_key(request.run_id))
+    if metrics.champion_version not in (None, request.champion_version):
+        raise ChampionMoved(f"the metrics of run {request.run_id} are of an evaluation against another champion")
     judgement = judge(request, plan, metrics)
     write_document(verdict_key(request.run_id), judgement)
     return JudgedModel(verdict=judgement.verdict, reasons=judgement.reasons)
