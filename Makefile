@@ -10,6 +10,7 @@ CHAOS_ARGS ?=
 DEMO_ARGS ?=
 UP_ARGS ?=
 EXAMPLES_ARGS ?=
+SAM_INVOKE_ARGS ?=
 
 VENV := .venv
 PIP_INSTALL := -m pip --quiet --disable-pip-version-check install
@@ -81,10 +82,11 @@ chaos: $(DEV) $(PROJECT) ## Run workflows by the hundred while calls, events and
 bench: $(DEV) $(PROJECT) ## Measure the codec, the conversion and, on DROPMILL_MNIST, the algorithms
 	$(VENV)/bin/python -m benchmarks
 
-sam-build: $(SAM) ## Build what `sam deploy` uploads; needs python3.13 on PATH
-	@python3.13 --version >/dev/null 2>&1 || { \
-	  echo "sam build needs the Lambda runtime's interpreter: put a python3.13 on PATH" >&2; exit 1; }
-	$(SAM_CLI) build
+sam-build: $(LOCAL) $(PROJECT) $(SAM) ## Build what `sam deploy` uploads, and say how large it is; needs python3.13 on PATH
+	@$(VENV)/bin/python -m tools.sam build
+
+sam-invoke: $(LOCAL) $(PROJECT) $(SAM) ## Run every function in the Lambda runtime's container; needs Docker
+	@$(VENV)/bin/python -m tools.sam invoke $(SAM_INVOKE_ARGS)
 
 clean: ## Remove all that was installed, built or cached here
 	rm -rf $(VENV) .tools .aws-sam .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-UNZIPPED_MAX = 250 * 1024 * 1024
-"""https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: a function and its layers."""
+import pytest
+
+from tools.sam import build
 
 IMPORT = """
 import importlib, json, sys
@@ -18,25 +19,23 @@ for name in sys.argv[2:]:
 """
 
 
-def size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+def test_every_function_and_layer_is_built_within_lambda_s_limit(built: Path, functions: dict[str, Any]) -> None:
+    sizes = build.sizes(built)
+    assert {one.function.step for one in sizes} == functions.keys()
+    assert [one.total for one in sizes] == sorted((one.total for one in sizes), reverse=True)
+    assert sizes[0].own < sizes[0].total < build.UNZIPPED_MAX
+    largest, *_ = [line for line in build.table_of_sizes(sizes).splitlines() if "MB" in line]
+    assert largest.startswith(f"{sizes[0].function.logical_id} ")
+    assert largest.endswith("<- the largest")
 
 
-def test_every_function_and_layer_is_built_within_lambda_s_limit(
-    built: Path, functions: dict[str, Any], template: dict[str, Any]
-) -> None:
-    resources = template["Resources"].items()
-    layers = [name for name, resource in resources if resource["Type"] == "AWS::Serverless::LayerVersion"]
-    assert layers
-    sizes = {name: size(built / name / "python") for name in layers}
-    assert all(sizes.values()), sizes
-    for step, function in functions.items():
-        folder = built / function.logical_id
-        assert (folder / f"dropmill/steps/{step}.py").is_file(), f"sam build left {function.logical_id} out"
-        assert (folder / "pydantic").is_dir(), f"{function.logical_id} was built without its requirements"
-        sizes[function.logical_id] = size(folder) + sum(sizes[layer] for layer in function.layers)
-    print({name: f"{number / 2**20:.0f} MB" for name, number in sizes.items()})  # noqa: T201  seen with -rP
-    assert max(sizes.values()) < UNZIPPED_MAX
+def test_what_sam_build_leaves_out_is_noticed(built: Path, tmp_path: Path) -> None:
+    """SAM CLI ends well without a function whose folder it does not find."""
+    for folder in built.iterdir():
+        if folder.name != "InspectDropFunction":
+            (tmp_path / folder.name).symlink_to(folder)
+    with pytest.raises(build.BuildFailed, match="left InspectDropFunction out"):
+        build.sizes(tmp_path)
 
 
 def test_what_is_built_imports_on_the_lambda_runtime_s_interpreter(
