@@ -560,14 +560,11 @@ class Lambdas:
         self._loop.add_reader(worker.log_pipe, self._read_log, pool, worker)
         try:
             worker.hold = Hold(function.memory, self._cgroup) if self._hold_memory else None
+            module = ("awslambdaric", function.handler)
             worker.sandbox = Sandbox(function.folder, function.ephemeral_storage) if self._isolate else None
             worker.process = await asyncio.create_subprocess_exec(
                 *(worker.hold.prefix if worker.hold else ()),
-                *(worker.sandbox.prefix if worker.sandbox else ()),
-                sys.executable,
-                "-m",
-                "awslambdaric",
-                function.handler,
+                *(worker.sandbox.command(*module) if worker.sandbox else (sys.executable, "-m", *module)),
                 cwd=function.folder,
                 env=self._environment(function, worker, f"{address[0]}:{address[1]}"),
                 stdin=asyncio.subprocess.DEVNULL,

@@ -18,50 +18,44 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 _TMP = Path("/tmp")  # noqa: S108  # the very folder that Lambda gives to functions
 _PROBE_SECONDS = 10.0
 _COMPILED_AT_MOST = 500
-
-# Arguments: the program `mount`, the size in MB, the code, folders below /tmp that must stay to be seen, `--`, the
-# command. What is below /tmp is reached through a descriptor that was opened before /tmp was covered, and `-c` keeps
-# `mount` from resolving that to a name.
-_SCRIPT = """
-set -e
-mount=$1 size=$2 code=$3
-shift 3
-exec 9</tmp
-"$mount" -t tmpfs -o "size=${size}m,mode=1777,nosuid,nodev" tmpfs /tmp
-while [ "$1" != -- ]; do
-  mkdir -p "$1"
-  "$mount" -c --bind "/proc/self/fd/9/${1#/tmp/}" "$1"
-  shift
-done
-exec 9<&-
-shift
-"$mount" -c --bind "$code" "$code"
-"$mount" -c -o remount,bind,ro "$code"
-cd "$code"
-exec "$@"
+_PROBE = """
+import pathlib
+pathlib.Path("/tmp/file").touch()
+try:
+    pathlib.Path("file").touch()
+except OSError:
+    raise SystemExit(0)
+raise SystemExit(1)
 """
+
+_PROGRAM = Path(__file__).with_name("sandbox_worker.py")
 
 
 class Sandbox:
-    """The files of one worker, whose command starts with the words of `prefix`; `release` comes after it.
+    """The files of one worker. `command` starts Python with a module; `release` comes after it.
 
     `environment` is what the worker must be told. `ephemeral_storage` is in MB.
     """
 
     def __init__(self, code: Path, ephemeral_storage: int) -> None:
-        self.prefix: list[str] = []
         self.environment: dict[str, str] = {}
         self._folder: str | None = None
-        command = namespace_command()
-        if command is not None:
-            self.prefix = [*command, str(ephemeral_storage), str(code), *_kept(code), "--"]
+        who = namespace_kind()
+        if who is not None:
+            self._beginning = [str(_PROGRAM), who, str(ephemeral_storage), str(code), *_kept(code), "--"]
         else:
+            self._beginning = ["-m"]
             self._folder = tempfile.mkdtemp(prefix="localaws-lambda-")
             self.environment = {"TMPDIR": self._folder}
+
+    def command(self, *module: str) -> list[str]:
+        """The words that run a module, and its arguments."""
+        return [sys.executable, *self._beginning, *module]
 
     def release(self) -> None:
         """Remove what the worker has left."""
@@ -69,35 +63,33 @@ class Sandbox:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-@functools.cache
-def namespace_command() -> tuple[str, ...] | None:
-    """The words that start a program in a mount namespace, up to the size of its `/tmp`; None if there can be none.
+Kind = Literal["root", "user"]
 
-    It is tried once for each process.
-    """
-    unshare, mount = shutil.which("unshare"), shutil.which("mount")
-    if unshare is None or mount is None or sys.platform != "linux":
-        return None
-    script = ["/bin/sh", "-c", _SCRIPT, "sandbox", mount]
-    code = tempfile.mkdtemp(prefix="localaws-probe-")
-    try:
-        for options in (["--mount"], ["--user", "--map-root-user", "--mount"]):
-            command = (unshare, *options, *script)
-            test = f"touch {_TMP}/file && ! touch {code}/file"
+
+@functools.cache
+def namespace_kind() -> Kind | None:
+    """Who may make mount namespaces: this process as it is, in a user namespace only, or not at all."""
+    kinds: tuple[Kind, ...] = ("root", "user")
+    return next((kind for kind in kinds if works(kind)), None)
+
+
+def works(kind: Kind) -> bool:
+    """Whether a program can be started so, which is tried."""
+    if sys.platform != "linux":
+        return False
+    with tempfile.TemporaryDirectory(prefix="localaws-probe-") as code:
+        (Path(code) / "probe.py").write_text(_PROBE)
+        try:
             tried = subprocess.run(
-                [*command, "1", code, code, "--", "/bin/sh", "-c", test],
+                [sys.executable, str(_PROGRAM), kind, "1", code, *_kept(Path(code)), "--", "probe"],
                 capture_output=True,
                 stdin=subprocess.DEVNULL,
                 timeout=_PROBE_SECONDS,
                 check=False,
             )
-            if tried.returncode == 0:
-                return command
-    except (OSError, subprocess.TimeoutExpired):
-        pass
-    finally:
-        shutil.rmtree(code, ignore_errors=True)
-    return None
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+    return tried.returncode == 0
 
 
 @functools.cache

@@ -57,15 +57,19 @@ def make(folder: Path, **options: Any) -> Lambdas:
     )
 
 
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lambdas]:
+@pytest.fixture(scope="module", params=["root", "user"])
+def pool(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lambdas]:
     """A pool as the cloud makes it. Its code is below /tmp, which every worker has another one of."""
+    if not sandbox.works(request.param):
+        pytest.skip(f"no mount namespace can be made here as {request.param}")
     folder = tmp_path_factory.mktemp("code")
-    pool = make(folder)
-    for name, storage in (("write", 512), ("fill", 8)):
-        pool.register(name, folder, f"handlers.{name}", 30, 128, ephemeral_storage=storage)
-    yield pool
-    pool.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "namespace_kind", lambda: request.param)
+        pool = make(folder)
+        for name, storage in (("write", 512), ("fill", 8)):
+            pool.register(name, folder, f"handlers.{name}", 30, 128, ephemeral_storage=storage)
+        yield pool
+        pool.close()
 
 
 def call(pool: Lambdas, name: str, event: object) -> Any:
@@ -74,13 +78,7 @@ def call(pool: Lambdas, name: str, event: object) -> Any:
     return json.loads(answer.payload)
 
 
-def need_namespaces() -> None:
-    if sandbox.namespace_command() is None:
-        pytest.skip("no mount namespace can be made here")
-
-
 def test_code_is_read_only_and_tmp_is_the_workers_own(pool: Lambdas) -> None:
-    need_namespaces()
     Path("/tmp/localaws-a-file-of-the-host").touch()  # what a worker must not see
     try:
         first = call(pool, "write", {})
@@ -95,13 +93,12 @@ def test_code_is_read_only_and_tmp_is_the_workers_own(pool: Lambdas) -> None:
 
 
 def test_tmp_ends_where_its_size_does(pool: Lambdas) -> None:
-    need_namespaces()
     assert call(pool, "fill", {"megabytes": 6}) == "written"
     assert call(pool, "fill", {"megabytes": 9}) == "No space left on device"
 
 
 def test_without_namespaces_a_worker_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "namespace_command", lambda: None)
+    monkeypatch.setattr(sandbox, "namespace_kind", lambda: None)
     pool = make(tmp_path)
     try:
         pool.register("write", tmp_path, "handlers.write", 30, 128)
@@ -118,7 +115,7 @@ def test_namespaces_that_are_refused_are_done_without(monkeypatch: pytest.Monkey
         return subprocess.CompletedProcess([], 1)
 
     monkeypatch.setattr(subprocess, "run", refuse)
-    assert sandbox.namespace_command.__wrapped__() is None
+    assert sandbox.namespace_kind.__wrapped__() is None
 
 
 def test_a_cgroup_that_may_not_be_entered_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
