@@ -15,6 +15,8 @@ from functools import cached_property
 from math import ceil
 from pathlib import Path
 
+from benchmarks.documents import put_tables, table
+from benchmarks.prices import PRICES, Prices
 from dropmill import storage
 from dropmill.contracts import (
     DroppedFile,
@@ -76,21 +78,6 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Prices:
-    """Dollars, list prices of us-east-1 as AWS's pricing pages gave them in 2025, without free tiers."""
-
-    put: float = 0.005 / 1000
-    """S3 Standard: PUT, COPY, POST, LIST."""
-    get: float = 0.0004 / 1000
-    """S3 Standard: GET, HEAD and all others."""
-    stored_gb_month: float = 0.023
-    lambda_gb_second: float = 0.0000166667
-    lambda_request: float = 0.20 / 10**6
-    transition: float = 0.025 / 1000
-    """Step Functions, Standard workflows."""
-
-
-@dataclass(frozen=True)
 class Memory:
     """What the template gives, MB."""
 
@@ -126,7 +113,7 @@ class Drop:
     size: int
     parquet: bool
     rates: Rates = Rates()
-    prices: Prices = Prices()
+    prices: Prices = PRICES
     memory: Memory = Memory()
 
     @cached_property
@@ -396,11 +383,6 @@ def tables() -> dict[str, str]:
     return {"work": _work(), "requests": _requests(), "cost": _cost(), "simulation": _simulation(simulated)}
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _work() -> str:
     rows = [
         [
@@ -418,7 +400,7 @@ def _work() -> str:
         for drop in DROPS
     ]
     head = ["drop", "files", "shards", "MB a shard", "pieces a shard", "waves of 40", "s a shard"]
-    return _table([*head, "Lambda seconds", "GB-seconds", "minutes in all"], rows)
+    return table([*head, "Lambda seconds", "GB-seconds", "minutes in all"], rows)
 
 
 def _requests() -> str:
@@ -436,7 +418,7 @@ def _requests() -> str:
         for drop in DROPS
     ]
     head = ["drop", "GET, HEAD", "PUT, POST, LIST", "state transitions", "history events", "state, KB", "plan.json, KB"]
-    return _table([*head, "shards.json, KB"], rows)
+    return table([*head, "shards.json, KB"], rows)
 
 
 def _cost() -> str:
@@ -451,7 +433,7 @@ def _cost() -> str:
         ]
         for drop in DROPS
     ]
-    return _table(["drop", "Lambda, $", "S3 requests, $", "Step Functions, $", "all, $", "rows kept 30 days, $"], rows)
+    return table(["drop", "Lambda, $", "S3 requests, $", "Step Functions, $", "all, $", "rows kept 30 days, $"], rows)
 
 
 def _simulation(drop: Drop) -> str:
@@ -461,18 +443,12 @@ def _simulation(drop: Drop) -> str:
         [f"{drop.name}: seconds of the slowest Lambda", *(f"{value:.0f}" for value in seen.longest)],
         [f"{drop.name}: history events", *(f"{value:,.0f}" for value in seen.events)],
     ]
-    return _table([f"of {TRIALS} simulated conversions", "least", "median", "99th percentile"], rows)
+    return table([f"of {TRIALS} simulated conversions", "least", "median", "99th percentile"], rows)
 
 
 def rendered(text: str) -> str:
     """The document with its tables made anew."""
-    for name, table in tables().items():
-        begin, end = f"<!-- table: {name} -->", "<!-- end -->"
-        head, found, rest = text.partition(begin)
-        if not found:
-            raise ValueError(f"docs/scale.md has no place for the table {name}: {begin}")
-        text = f"{head}{begin}\n{table}\n{end}{rest.partition(end)[2]}"
-    return text
+    return put_tables(text, tables())
 
 
 def main() -> None:
@@ -481,8 +457,8 @@ def main() -> None:
     if parser.parse_args().write:
         DOC.write_text(rendered(DOC.read_text()))
         return
-    for table in tables().values():
-        print(table, end="\n\n")
+    for made in tables().values():
+        print(made, end="\n\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 from dropmill_cli.watch import read_states
 from localaws.cloud import Cloud
+from localaws.template import Stack
 
 TEMPLATE = Path(__file__).parents[1] / "template.yaml"
 GUIDE_SECONDS = 15.0
@@ -50,20 +51,29 @@ def whole_runs() -> Iterator[WholeRun]:
         return
     with Cloud() as cloud:
         stack = cloud.deploy(TEMPLATE, prewarm=True)
-        s3, states = cloud.client("s3"), cloud.client("stepfunctions")
+        states = cloud.client("stepfunctions")
         for name, recipe in RECIPES.items():
-            s3.put_object(Bucket=stack.outputs["DropBucket"], Key=f"recipes/{name}.yaml", Body=recipe.encode())
             dropped = datetime.now(UTC)
-            s3.upload_file(os.environ["DROPMILL_MNIST"], stack.outputs["DropBucket"], f"drops/{name}/mnist.pkl.gz")
-            arn = _execution(states, stack.outputs["TrainStateMachineArn"], name)
-            execution = _ended(states, arn)
-            if execution["status"] != "SUCCEEDED":
-                raise RuntimeError(f"the run of {name} ended {execution['status']}: {execution.get('cause')}")
-            ended = execution["stopDate"]
+            execution = drop_and_wait(cloud, stack, name, recipe)
+            arn, ended = execution["executionArn"], execution["stopDate"]
             history = read_states(states.get_execution_history(executionArn=arn, maxResults=1000)["events"])
             spent = {"start": (history[0].entered - dropped).total_seconds()}
             spent |= {state.name: state.seconds(ended) for state in history}
             yield WholeRun(name, (ended - dropped).total_seconds(), spent)
+
+
+def drop_and_wait(cloud: Cloud, stack: Stack, name: str, recipe: str) -> Any:
+    """Drop MNIST under a recipe of that name, and return its execution as it ended.
+
+    Raises RuntimeError where the run does not succeed.
+    """
+    s3, states = cloud.client("s3"), cloud.client("stepfunctions")
+    s3.put_object(Bucket=stack.outputs["DropBucket"], Key=f"recipes/{name}.yaml", Body=recipe.encode())
+    s3.upload_file(os.environ["DROPMILL_MNIST"], stack.outputs["DropBucket"], f"drops/{name}/mnist.pkl.gz")
+    execution = _ended(states, _execution(states, stack.outputs["TrainStateMachineArn"], name))
+    if execution["status"] != "SUCCEEDED":
+        raise RuntimeError(f"the run of {name} ended {execution['status']}: {execution.get('cause')}")
+    return execution
 
 
 def _execution(states: Any, machine: str, recipe: str) -> str:
