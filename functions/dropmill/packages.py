@@ -272,6 +272,10 @@ def follow(package: str, *, deliberate: bool = False) -> Champion | None:
         known = champions.acted_on(recipe, arn)
         pointer = champions.find_pointer(recipe)
         current = pointer.champion
+        if approval == "PendingManualApproval" and "verdict" not in described.get("CustomerMetadataProperties", {}):
+            # Nobody has decided yet. If this were noted behind the crown that Register Model gives, the approval that
+            # it then says would be taken for a person's, whenever its event comes.
+            return current
         reigns = current is not None and current.package == arn
         if known == approval and (reigns or not (deliberate and approval == "Approved")):
             return current

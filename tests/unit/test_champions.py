@@ -432,6 +432,21 @@ class TestApprovals:
         packages.follow(first)
         assert champion_run() == run_id(2)
 
+    def test_the_event_of_a_package_that_was_just_made_is_no_decision(self, registry: Registry) -> None:
+        """It may be followed between the crown and the approval, and the approval's own event come any time later."""
+
+        def follow_its_making() -> None:
+            registry.before_update = lambda: None
+            (made,) = registry.made
+            packages.follow(made)
+
+        registry.before_update = follow_its_making
+        first = registered(1, Decision.APPROVED)
+        assert champions.acted_on(RECIPE, first) == "Approved"
+        registered(2, Decision.APPROVED, against=1)
+        packages.follow(first)
+        assert champion_run() == run_id(2)
+
     @pytest.mark.usefixtures("registry")
     def test_a_person_may_bring_a_former_champion_back(self) -> None:
         first = registered(1, Decision.APPROVED)
