@@ -2,18 +2,33 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from dropmill.errors import InvalidDrop
+from dropmill.step import step
 from localaws.template import translate
 
 Resources = dict[str, dict[str, Any]]
 BOUNDARY = {"Fn::If": ["HasPermissionsBoundary", {"Ref": "PermissionsBoundaryArn"}, {"Ref": "AWS::NoValue"}]}
 KEY = {"Fn::If": ["CreatesKey", {"Fn::GetAtt": ["Key", "Arn"]}, {"Ref": "KmsKeyArn"}]}
 QUEUE = {"Fn::GetAtt": ["DeadLetters", "Arn"]}
+
+
+class Request(BaseModel):
+    pass
+
+
+def failing(error: Exception) -> Callable[[Request], None]:
+    def work(_: Request) -> None:
+        raise error
+
+    return work
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +218,35 @@ def test_nothing_is_named_but_by_its_stack(resources: Resources) -> None:
     text = json.dumps(resources)
     assert re.findall(r"arn:aws(?:-[a-z]+)*:(?!iam::aws:policy)[^\"]{0,40}", text) == []
     assert re.findall(r"\b\d{12}\b", text) == []
+
+
+def test_every_parameter_is_shown_in_a_group(template: dict[str, Any]) -> None:
+    groups = template["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    shown = [name for group in groups for name in group["Parameters"]]
+    assert sorted(shown) == sorted(template["Parameters"])
+    for name, parameter in template["Parameters"].items():
+        assert len(parameter["Description"].split()) > 3, name
+        bounds = {"AllowedPattern", "AllowedValues", "MinValue"} & parameter.keys()
+        assert bounds, f"{name} takes anything"
+
+
+def test_a_failure_is_counted_and_a_refusal_is_not(
+    resources: Resources, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The filter on the log group knows failures by what the steps write."""
+    monkeypatch.setenv("STACK_NAME", "dropmill-test")
+    pattern = resources["FunctionFailures"]["Properties"]["FilterPattern"]
+    assert '($.service = "dropmill" && $.level = "ERROR")' in pattern
+    lines = []
+    for raised in (RuntimeError("odd"), InvalidDrop("row 3")):
+        with pytest.raises(Exception, match="."):
+            step(failing(raised))({}, SimpleNamespace(aws_request_id="1", function_name="f"))  # type: ignore[arg-type]  # all that is read
+        logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        lines.append([line for line in logged if "level" in line])
+    failed, refused = ([(line["service"], line["level"]) for line in one] for one in lines)
+    assert ("dropmill", "ERROR") in failed
+    assert refused
+    assert ("dropmill", "ERROR") not in refused
 
 
 def test_what_holds_data_outlives_the_stack(resources: Resources) -> None:

@@ -121,6 +121,27 @@ def test_every_role_is_bounded_where_a_boundary_is_given(cloud: Cloud, stacks: d
     assert "PermissionsBoundary" not in free
 
 
+def test_policies_fit_iam_s_limits(cloud: Cloud, stacks: dict[str, Stack]) -> None:
+    """https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html; white space does not count."""
+    iam = cloud.client("iam")
+
+    def size(document: Any) -> int:
+        return len(json.dumps(document, separators=(",", ":")))
+
+    for name, role in stacks[OWN].resources.items():
+        if name.endswith("Role"):
+            found = iam.get_role(RoleName=role)["Role"]
+            inline = iam.list_role_policies(RoleName=role)["PolicyNames"]
+            documents = [iam.get_role_policy(RoleName=role, PolicyName=one)["PolicyDocument"] for one in inline]
+            attached = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
+            assert size(found["AssumeRolePolicyDocument"]) <= 2048
+            assert sum(map(size, documents)) <= 10_240, name
+            assert len(attached) <= 10, name
+    for policy in iam.list_policies(Scope="Local", MaxItems=1000)["Policies"]:
+        version = iam.get_policy_version(PolicyArn=policy["Arn"], VersionId=policy["DefaultVersionId"])
+        assert size(version["PolicyVersion"]["Document"]) <= 6144, policy["PolicyName"]
+
+
 def test_alarms_are_the_user_s_choice(cloud: Cloud, stacks: dict[str, Stack]) -> None:
     alarms: list[Any] = cloud.client("cloudwatch").describe_alarms()["MetricAlarms"]
     assert {alarm["AlarmName"].startswith(f"{OWN}-") for alarm in alarms} == {True}
