@@ -213,8 +213,8 @@ def _is_execution(event: Event, key: str, status: str) -> bool:
 
 @pytest.fixture(scope="module")
 def stand(request: pytest.FixtureRequest) -> Iterator[Stand]:
-    """The stack, with the parameters that a module may name as `PARAMETERS`."""
-    with Cloud() as cloud:
+    """The stack, with the parameters that a module may name as `PARAMETERS`; its calls are recorded for `JOURNAL`."""
+    with Cloud(journal=getattr(request.module, "JOURNAL", False)) as cloud:
         stack = cloud.deploy(
             ROOT / "template.yaml", parameters=getattr(request.module, "PARAMETERS", None), prewarm=True
         )
