@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -25,6 +25,9 @@ START_SECONDS: Final = 1800
 DOWN_SECONDS: Final = 120
 _BESIDES_SECONDS: Final = 7200
 """A model and a configuration cost nothing; their leases outlast the endpoint's."""
+
+_LAG_SECONDS: Final = 10
+"""How far the list of open runs may lag behind their rows."""
 
 Say = Callable[[str], None]
 
@@ -74,15 +77,24 @@ def bring_up(recipe: str, seconds: int, say: Say, *, pause: float) -> UpDocument
     champion, plan = _champion(recipe)
     for run in _up(recipe):
         lease = ledger.find_lease(run.run_id, "endpoint")
-        if lease is not None and lease.state is not LeaseState.CLOSED:
+        if lease is None:
+            raise CommandError(
+                f"another endpoint of {recipe} is being brought up; if nobody does, end it with: dropmill endpoint down"
+                f" {recipe}"
+            )
+        if lease.state is not LeaseState.CLOSED:
             raise CommandError(
                 f"endpoint {lease.name} of {recipe} is up until {_moment(lease.deadline)}; take it down first with:"
                 f" dropmill endpoint down {recipe}"
             )
-    run_id = endpoint_run_id(recipe, datetime.now(UTC))
+    moment = datetime.now(UTC)
+    run_id = endpoint_run_id(recipe, moment)
     opened = Run(run_id, recipe, None, "", int(time.time()), RunKind.ENDPOINT)
     if not ledger.open_run(opened):
         raise CommandError(f"another endpoint of {recipe} is being brought up this second; try again")
+    if _is_contested(recipe, moment):
+        take_down(recipe, [opened], say, pause=pause, patience=0)
+        raise CommandError(f"another endpoint of {recipe} is being brought up at this moment; see: dropmill runs")
     try:
         name = _launch(run_id, champion, plan, seconds)
         say(f"creating endpoint {name}")
@@ -129,6 +141,22 @@ def check_recipe(recipe: str) -> None:
 
 def _up(recipe: str) -> list[Run]:
     return [run for run in ledger.open_runs() if run.kind is RunKind.ENDPOINT and run.recipe == recipe]
+
+
+def _is_contested(recipe: str, moment: datetime) -> bool:
+    """Whether another endpoint of a recipe is brought up about as long as the one of this moment.
+
+    Both have written their rows before they ask, so of two at least one sees the other; the list of open runs may lag
+    behind by seconds.
+    """
+    until = datetime.now(UTC) + timedelta(seconds=1)
+    first = moment - timedelta(seconds=_LAG_SECONDS)
+    names = {
+        endpoint_run_id(recipe, first + timedelta(seconds=number))
+        for number in range(int((until - first).total_seconds()) + 1)
+    }
+    rivals = (ledger.find_run(name) for name in names - {endpoint_run_id(recipe, moment)})
+    return any(rival is not None and not rival.closed for rival in rivals)
 
 
 def _launch(run_id: str, champion: Champion, plan: Plan, seconds: int) -> str:
