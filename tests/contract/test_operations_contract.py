@@ -11,7 +11,8 @@ import pytest
 from pydantic import BaseModel
 
 from dropmill.errors import InvalidDrop
-from dropmill.step import step
+from dropmill.settings import Settings
+from dropmill.step import logger, step
 from localaws.template import translate
 
 Resources = dict[str, dict[str, Any]]
@@ -231,22 +232,19 @@ def test_every_parameter_is_shown_in_a_group(template: dict[str, Any]) -> None:
 
 
 def test_a_failure_is_counted_and_a_refusal_is_not(
-    resources: Resources, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    resources: Resources, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The filter on the log group knows failures by what the steps write."""
-    monkeypatch.setenv("STACK_NAME", "dropmill-test")
+    monkeypatch.setattr("dropmill.step.settings", lambda: Settings(stack_name="dropmill-test"))
     pattern = resources["FunctionFailures"]["Properties"]["FilterPattern"]
-    assert '($.service = "dropmill" && $.level = "ERROR")' in pattern
-    lines = []
+    assert f'($.service = "{logger.service}" && $.level = "ERROR")' in pattern
+    levels = []
     for raised in (RuntimeError("odd"), InvalidDrop("row 3")):
-        with pytest.raises(Exception, match="."):
+        caplog.clear()
+        with pytest.raises(Exception, match=r"."):
             step(failing(raised))({}, SimpleNamespace(aws_request_id="1", function_name="f"))  # type: ignore[arg-type]  # all that is read
-        logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        lines.append([line for line in logged if "level" in line])
-    failed, refused = ([(line["service"], line["level"]) for line in one] for one in lines)
-    assert ("dropmill", "ERROR") in failed
-    assert refused
-    assert ("dropmill", "ERROR") not in refused
+        levels.append([record.levelname for record in caplog.records if record.name == logger.name])
+    assert levels == [["ERROR"], ["WARNING"]]
 
 
 def test_what_holds_data_outlives_the_stack(resources: Resources) -> None:
