@@ -20,6 +20,7 @@ from dropmill_cli.stack import Stack
 Approval = Literal["Approved", "Rejected"]
 
 _METRIC = "metric."
+_TRIES = 8
 
 
 class ModelLine(BaseModel):
@@ -115,6 +116,9 @@ def decide(stack: Stack, package_or_run: str, approval: Approval, reason: str) -
     except ClientError as error:
         if not is_missing(error):
             raise
+        dethroned = _dethrone(stack, package) if approval == "Rejected" else None
+        if dethroned is not None:
+            return dethroned
         raise CommandError(f"there is no model package {package}; `dropmill models` lists them") from None
     except packages.NotOurs as error:
         raise CommandError(f"{error}; `dropmill models` lists those that it did") from None
@@ -125,6 +129,21 @@ def decide(stack: Stack, package_or_run: str, approval: Approval, reason: str) -
     return DecidedModel(
         package=package, status=approval, recipe=plan.recipe_name, run_id=plan.run_id, champion=champion
     )
+
+
+def _dethrone(stack: Stack, package: str) -> DecidedModel | None:
+    """Take the crown of a champion whose package was deleted; None where it is no champion."""
+    recipe = package.partition(":model-package/")[2].partition("/")[0].removeprefix(f"{stack.name}-")
+    for _ in range(_TRIES):
+        pointer = champions.find_pointer(recipe)
+        champion = pointer.champion
+        if champion is None or champion.package != package:
+            return None
+        if champions.dethrone(champion, pointer, champions.acted_on(recipe, package)):
+            return DecidedModel(
+                package=package, status="Rejected", recipe=recipe, run_id=champion.run_id, champion=None
+            )
+    raise CommandError(f"the champion of {recipe} keeps changing; try again")
 
 
 def _package(stack: Stack, package_or_run: str) -> str:

@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 from rich.console import Console
 
-from dropmill import ledger
-from dropmill.contracts import Decision, Metrics, ObjectVersion, RunStatus, Task
+from dropmill import aws, champions, ledger
+from dropmill.contracts import Champion, Decision, Metrics, ObjectVersion, RunStatus, Task
 from dropmill.ledger import Run
 from dropmill_cli import models, show
 from dropmill_cli.errors import CommandError
@@ -108,3 +109,33 @@ def test_a_run_without_a_model_has_nothing_to_decide() -> None:
         models.decide(STACK, "digits-ba9876543210", "Approved", "why")
     with pytest.raises(CommandError, match="is not a run id"):
         models.decide(STACK, str(Path("..") / "x"), "Approved", "why")
+
+
+@pytest.mark.usefixtures("ledger_table")
+def test_a_champion_whose_package_was_deleted_can_be_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = "arn:aws:sagemaker:us-east-1:123456789012:model-package/dropmill-test-digits/1"
+    champion = Champion(
+        recipe="digits",
+        version=1,
+        package=package,
+        run_id=RUN,
+        algorithm="kmeans",
+        task=Task.CLUSTERING,
+        feature_dim=2,
+        artifact="s3://a/b",
+        moved_at=MADE,
+    )
+
+    class Registry:
+        def describe_model_package(self, **_: str) -> None:
+            raise ClientError({"Error": {"Code": "ValidationException", "Message": "does not exist"}}, "Describe")
+
+    monkeypatch.setattr(aws, "sagemaker", Registry)
+    with pytest.raises(CommandError, match="there is no model package"):
+        models.decide(STACK, package, "Rejected", "it is gone")
+    assert champions.crown(champion, champions.find_pointer("digits"), None)
+    with pytest.raises(CommandError, match="there is no model package"):
+        models.decide(STACK, package, "Approved", "it is gone")
+    decided = models.decide(STACK, package, "Rejected", "it is gone")
+    assert (decided.recipe, decided.run_id, decided.champion) == ("digits", RUN, None)
+    assert champions.find_pointer("digits").champion is None
