@@ -451,8 +451,10 @@ def _sts(name: str, _parameters: Mapping[str, Any], _where: Where, _body: bytes)
 
 
 def _cloudformation(name: str, parameters: Mapping[str, Any], where: Where, _body: bytes) -> Iterator[Need]:
-    stack = parameters.get("StackName")
-    yield Need(f"cloudformation:{name}", where.arn("cloudformation", f"stack/{stack}/*") if stack else EVERYTHING)
+    stack = parameters.get("StackName") or ""
+    # A stack that is deleted goes by its id alone, which is an ARN.
+    resource = stack if stack.startswith("arn:") else where.arn("cloudformation", f"stack/{stack}/*")
+    yield Need(f"cloudformation:{name}", resource if stack else EVERYTHING)
 
 
 _SERVICES: Mapping[str, Callable[[str, Mapping[str, Any], Where, bytes], Iterator[Need]]] = {
