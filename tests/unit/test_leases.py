@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from dropmill import leases, ledger
+from dropmill import aws, leases, ledger
 from dropmill.contracts import ObjectVersion, RunStatus, ServedModel, TrainedModel
 from dropmill.errors import CapacityError, EndpointFailed, JobFailed, RunClosed, StillClosing
 from dropmill.ledger import LeaseState, Outcome, Run
 from dropmill.resources import Observed, Presence, Resource
+from dropmill.settings import settings
 
 RUN = "digits-0123456789ab"
 JOBS = ("training", "transform", "champion-transform")
@@ -153,6 +154,19 @@ def test_a_launch_leaves_a_created_lease(sagemaker: FakeSageMaker) -> None:
     lease = lease_of("training")
     assert (lease.state, lease.name, lease.attempt, lease.token) == (LeaseState.CREATED, name, 1, "token-1")
     assert sagemaker.created == [("training", name)]
+
+
+def test_a_run_of_the_same_name_in_another_stack_is_another_one(
+    sagemaker: FakeSageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are named by recipe and minute, so two stacks that score at the same time have the same ones."""
+    first = launch(sagemaker, "training", "token-1")
+    aws.dynamodb_table("ledger").delete_item(Key={"pk": f"RUN#{RUN}", "sk": "LEASE#training"})
+    monkeypatch.setenv("STACK_NAME", "dropmill-other")
+    settings.cache_clear()
+    second = launch(sagemaker, "training", "token-1")
+    assert second != first
+    assert sagemaker.created == [("training", first), ("training", second)]
 
 
 def test_a_second_launcher_adopts_and_replaces_the_token(sagemaker: FakeSageMaker) -> None:
