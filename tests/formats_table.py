@@ -7,6 +7,7 @@ document.
 import io
 import json
 import textwrap
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +80,13 @@ def said_of(files: Files, options: dict[str, Any]) -> str:
     return problem.words.in_full()
 
 
+def _zipped(name: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"1,2")
+    return stream.getvalue()
+
+
 def _size(count: int) -> str:
     unit, name = (1 << 30, "GB") if count >= 1 << 30 else (1 << 20, "MB")
     return f"{count / unit:g} {name}"
@@ -104,6 +112,8 @@ _LABELLED = np.column_stack([_X, _Y])
 _DENSE = recordio.encode(_f32(_X), np.array(_Y))
 _WHOLE = f"not divided (up to {_size(formats.WHOLE_BYTES_MAX)})"
 
+_FILL = "fill it in, leave the row out, or set data.missing to mean or 0 in the recipe"
+
 EVERYWHERE = (
     Refused("an empty file", {"d.csv": b""}, "d.csv: the file is empty"),
     Refused(
@@ -115,6 +125,23 @@ EVERYWHERE = (
         "a name that says otherwise",
         {"d.npz": b"1,2\n"},
         "d.npz: the name says .npz, but the content looks like CSV: rename or mend the file",
+    ),
+    Refused(
+        "a workbook",
+        {"d.xlsx": _zipped("[Content_Types].xml")},
+        "d.xlsx: looks like an Excel workbook: save the sheet as CSV, and drop that",
+    ),
+    Refused(
+        "a zip file",
+        {"d.zip": _zipped("d.csv")},
+        "d.zip: is a zip file: unpack it, and drop what is in it",
+    ),
+    Refused(
+        "a label of the recipe where labels are no column",
+        {"d.libsvm": b"0 1:1\n1 1:2\n"},
+        "d.libsvm: data.label is 'digit' in the recipe, but LIBSVM has its labels beside the columns: take data.label "
+        "out of the recipe",
+        {"label": "digit"},
     ),
     Refused(
         "files of several formats",
@@ -182,12 +209,12 @@ nothing. Numbers are written with decimal points.""",
             Refused(
                 "an empty cell",
                 {"d.csv": b"a,b\n1,2\n,4\n"},
-                "d.csv, row 3, column 'a': the cell is empty: fill it in, or leave the row out",
+                "d.csv, row 3, column 'a': the cell is empty: " + _FILL,
             ),
             Refused(
                 "a cell that spells a missing value",
                 {"d.csv": b"a,b\n1,2\nn/a,4\n"},
-                "d.csv, row 3, column 'a': 'n/a' stands for a missing value: fill it in, or leave the row out",
+                "d.csv, row 3, column 'a': 'n/a' stands for a missing value: " + _FILL,
             ),
             Refused(
                 "infinity, or NaN",
@@ -207,7 +234,7 @@ nothing. Numbers are written with decimal points.""",
             Refused(
                 "an empty label",
                 {"d.csv": b"a,label\n1,0\n2,\n"},
-                "d.csv, row 3, column 'label': the cell is empty: fill it in, or leave the row out",
+                "d.csv, row 3, column 'label': the label is empty: fill it in, or leave the row out",
             ),
             Refused(
                 "labels of both kinds",
@@ -237,6 +264,12 @@ nothing. Numbers are written with decimal points.""",
                 "no column of numbers",
                 {"d.csv": b"a,b\nx,y\nz,w\n"},
                 "d.csv, row 1: no column that could be a feature holds a number",
+            ),
+            Refused(
+                "true and false",
+                {"d.csv": b"a,label\n1,0\ntrue,1\n"},
+                "d.csv, row 3, column 'a': 'true' is not a number: write 1 for true and 0 for false, or list the "
+                "column under drop_columns",
             ),
             Refused(
                 "decimal commas",
@@ -319,12 +352,12 @@ line does not have. A label may be text.""",
             Refused(
                 "a missing value",
                 {"d.jsonl": b'{"a": 1, "b": 2}\n{"a": null, "b": 3}\n'},
-                "d.jsonl, row 2, column 'a': 'null' stands for a missing value: fill it in, or leave the row out",
+                "d.jsonl, row 2, column 'a': 'null' stands for a missing value: " + _FILL,
             ),
             Refused(
                 "a key that is missing",
                 {"d.jsonl": b'{"a": 1, "b": 2}\n{"b": 3}\n'},
-                "d.jsonl, row 2, column 'a': the row has no such key: fill it in, or leave the row out",
+                "d.jsonl, row 2, column 'a': the row has no such key: " + _FILL,
             ),
             Refused(
                 "a key that is new",
@@ -412,8 +445,7 @@ read.""",
             Refused(
                 "a null",
                 {"d.parquet": _parquet({"a": [1, None], "label": _Y})},
-                "d.parquet, row 1, column 'a': there is no value (null): fill it in, leave the row out, or say "
-                "in the recipe what to do (data.missing)",
+                "d.parquet, row 1, column 'a': there is no value (null): " + _FILL,
             ),
             Refused(
                 "infinity, or NaN",
@@ -838,5 +870,7 @@ have {_size(formats.WHOLE_BYTES_MAX)}; drop more of it in several files. Gzip ma
 {unpacked.MAX_RATIO} times its size. Up to {_size(formats.SCAN_BYTES_MAX)}, the labels of a drop are looked through
 first; above, the recipe says what is learned.
 
-**What is wrong** is named with file, row, column, value and rule, up to {PROBLEMS_MAX} places at once. Rows of text
-count lines from 1, the names being the first; rows of arrays and tables count from 0."""
+**What is wrong** is named with file, row, column and rule, and in the run's record (`dropmill show`) with the value, up
+to {PROBLEMS_MAX} places at once. Rows of text count lines from 1, the names being the first; rows of arrays and tables
+count from 0. Logs, histories of executions, events and e-mails hold no value of a row. Names of files and columns they
+do; but where the first row of a text file may be one of data, they tell columns by their numbers."""

@@ -23,8 +23,14 @@ from dropmill.recipe import DataOptions
 
 TEXT_CELL = "is not a number: mend the cell, or list the column under drop_columns"
 NOT_FINITE = "is not a finite number: mend the row or leave it out"
-EMPTY = "the cell is empty: fill it in, or leave the row out"
-MISSING = "stands for a missing value: fill it in, or leave the row out"
+FILL = "fill it in, leave the row out, or set data.missing to mean or 0 in the recipe"
+EMPTY = f"the cell is empty: {FILL}"
+MISSING = f"stands for a missing value: {FILL}"
+NO_LABEL = "the label is empty: fill it in, or leave the row out"
+MISSING_LABEL = (
+    "stands for a missing value: fill it in, or leave the row out; if it is a class, list it under data.classes in the"
+    " recipe"
+)
 
 
 def packed(data: bytes) -> bytes:
@@ -224,7 +230,10 @@ def test_the_recipe_may_say_the_delimiter() -> None:
     assert Read(b"a;b\n1;2\n", delimiter=";").features.tolist() == [[1, 2]]
     read = Read(b"x,note\n1,a|b\n2,c|d\n", delimiter=",", drop_columns=["note"])
     assert read.features.tolist() == [[1], [2]]
-    assert "no column that could be a feature holds a number" in refused(b"a,b\n1,2\n", delimiter=";")
+    assert refused(b"a,b\n1,2\n", delimiter=";") == (
+        "d.csv: there is a single column, as data.delimiter in the recipe is ';', and rows seem to be divided by ',':"
+        " leave data.delimiter out"
+    )
 
 
 @pytest.mark.parametrize(
@@ -234,6 +243,11 @@ def test_the_recipe_may_say_the_delimiter() -> None:
         (b"1   2\n3   4\n", "d.csv: the columns seem to be separated by spaces"),
         (b"a;b\n1,5;2\n", "d.csv, row 2, column 'a': '1,5' has a comma within the number: save the numbers with dec"),
         (b"1,5;2,5\n3,5;4,5\n", "row 1, column '0': '1,5' has a comma within the number"),
+        (b"a;b;label\n1,5;2,5;cat\n2,5;3;dog\n", "row 2, column 'a': '1,5' has a comma within the number"),
+        (b"a;label\n1,5;cat\n2,5;dog\n", "row 2, column 'a': '1,5' has a comma within the number"),
+        (b"a\tlabel\n1,5\tcat\n2,5\tdog\n", "row 2, column 'a': '1,5' has a comma within the number"),
+        (b'a,label\n"1,5",cat\n"2,5",dog\n', "row 2, column 'a': '1,5' has a comma within the number"),
+        (b"1,5;cat\n2,5;dog\n", "row 1, column '0': '1,5' has a comma within the number"),
         (b'a,label\n"1,5",2\n', "row 2, column 'a': '1,5' has a comma within the number"),
         (b'a,label\n1,2\n1,"1.234,5"\n', "row 3, column 'label': '1.234,5' has a comma"),
     ],
@@ -541,8 +555,8 @@ def test_problems_with_labels_name_the_row() -> None:
     labels, said = label_cells(b"\na,label\n1,cat\n1,\n1,dog\n1,NA\n1,inf\n1\n1,bird\n")
     assert labels == ["cat", "dog", "bird"]
     assert said == [
-        f"d.csv, row 4, column 'label': {EMPTY}",
-        f"d.csv, row 6, column 'label': 'NA' {MISSING}; if it is a class, list it under data.classes in the recipe",
+        f"d.csv, row 4, column 'label': {NO_LABEL}",
+        f"d.csv, row 6, column 'label': 'NA' {MISSING_LABEL}",
         f"d.csv, row 7, column 'label': 'inf' {NOT_FINITE}",
         "d.csv, row 8: the row has 1 cells where the file has 2 columns",
     ]
@@ -558,8 +572,8 @@ def test_classes_become_their_indexes() -> None:
     assert read.said == [
         "d.csv, row 5, column 'label': 'bird' is none of the classes: mend the label, or list it under data.classes in"
         " the recipe",
-        f"d.csv, row 6, column 'label': {EMPTY}",
-        f"d.csv, row 7, column 'label': 'NA' {MISSING}; if it is a class, list it under data.classes in the recipe",
+        f"d.csv, row 6, column 'label': {NO_LABEL}",
+        f"d.csv, row 7, column 'label': 'NA' {MISSING_LABEL}",
     ]
     assert Read(data, classes=["cat", "dog", "NA", "bird"]).labels.tolist() == [1, 0, 0, 3, 2]
     assert Read(b"a,label\n1,2.0\n1,1\n", classes=["1", "2"]).labels.tolist() == [1, 0]

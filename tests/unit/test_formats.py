@@ -10,7 +10,7 @@ import pytest
 from dropmill.contracts import FileFormat, Layout, Part, Unit
 from dropmill.data import checks, delimited, formats, shards
 from dropmill.data.array_files import ArrayHead, check_features
-from dropmill.data.delimited_cells import EMPTY_CELL, OPEN_QUOTE, TEXT_CELL
+from dropmill.data.delimited_cells import EMPTY_LABEL, OPEN_QUOTE, TEXT_CELL
 from dropmill.data.recordio import SparseMatrix, encode
 from dropmill.errors import InvalidDrop
 from dropmill.recipe import DataOptions
@@ -209,7 +209,7 @@ def test_other_problems_do_not_hide_that_labels_are_mixed() -> None:
 
 def test_a_text_label_hides_no_other_problem() -> None:
     message = refused(b"a,label\n1,cat\n1,\n1,dog\n1,nan\n")
-    assert f"d.csv, row 3, column 'label': {EMPTY_CELL}" in message
+    assert f"d.csv, row 3, column 'label': {EMPTY_LABEL}" in message
     assert "d.csv, row 5, column 'label': 'nan' is not a finite number" in message
 
 

@@ -16,6 +16,8 @@ from tests.reading import Read, delimited
 
 GOOD = b'{"label": 1, "a": 0.5, "b": -2e1}\n{"label": 0, "a": 3, "b": 4}\n'
 
+FILL = "fill it in, leave the row out, or set data.missing to mean or 0 in the recipe"
+
 
 def filled(layout: Layout) -> dict[str, Any]:
     return {"fill": [0.0] * layout.feature_dim}
@@ -126,9 +128,9 @@ def test_an_array_that_the_first_line_lacks_is_seen_later() -> None:
 def test_a_missing_label_is_a_problem_whatever_is_filled_in() -> None:
     data = b'{"a":1,"label":1}\n{"a":1}\n{"a":2,"label":null}\n{"a":2,"label":" "}\n'
     assert read_file(json_lines, data, missing="0", changed=filled).problems == [
-        "row 2, column 'label': the row has no such key: fill it in, or leave the row out",
-        "row 3, column 'label': 'null' stands for a missing value: fill it in, or leave the row out",
-        "row 4, column 'label': the cell is empty: fill it in, or leave the row out",
+        "row 2, column 'label': the label is empty: fill it in, or leave the row out",
+        "row 3, column 'label': the label is empty: fill it in, or leave the row out",
+        "row 4, column 'label': the label is empty: fill it in, or leave the row out",
     ]
 
 
@@ -163,9 +165,9 @@ def test_numbers_can_be_classes(label: bytes) -> None:
         ),
         (
             b'{"label":0,"a":null,"b":1}',
-            ", column 'a': 'null' stands for a missing value: fill it in, or leave the row out",
+            f", column 'a': 'null' stands for a missing value: {FILL}",
         ),
-        (b'{"label":0,"b":1}', ", column 'a': the row has no such key: fill it in, or leave the row out"),
+        (b'{"label":0,"b":1}', f", column 'a': the row has no such key: {FILL}"),
         (b'{"label":0,"a":NaN,"b":1}', ", column 'a': 'NaN' is not a finite number: mend the row or leave it out"),
         (
             b'{"label":0,"a":-Infinity,"b":1}',

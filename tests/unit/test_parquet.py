@@ -20,7 +20,7 @@ from dropmill.errors import InvalidDrop
 from dropmill.recipe import DataOptions
 
 Array = NDArray[Any]
-MISSING = "there is no value (null): fill it in, leave the row out, or say in the recipe what to do (data.missing)"
+MISSING = "there is no value (null): fill it in, leave the row out, or set data.missing to mean or 0 in the recipe"
 
 
 def written(table: Any, **options: Any) -> bytes:

@@ -37,6 +37,14 @@ def opened(data: bytes, name: str = "d") -> OpenFile:
     return OpenFile(name, len(data), lambda: io.BytesIO(data))
 
 
+def zipped(*names: str, content: bytes = b"1,2") -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return stream.getvalue()
+
+
 def refused(data: bytes, name: str = "d") -> str:
     with pytest.raises(InvalidDrop) as error:
         recognise(opened(data, name))
@@ -134,6 +142,11 @@ def test_json(text: bytes) -> None:
     assert recognise(opened(text)) == (FileFormat.JSON_LINES, False)
 
 
+@pytest.mark.parametrize("name", ["x.npy", "mimetype", "y", "csv"])
+def test_other_zip_files_are_for_the_reader_of_npz(name: str) -> None:
+    assert recognise(opened(zipped(name))) == (FileFormat.NPZ, False)
+
+
 def test_an_empty_zip_and_a_pickle_of_any_protocol() -> None:
     stream = io.BytesIO()
     zipfile.ZipFile(stream, "w").close()
@@ -171,6 +184,16 @@ def test_idx_of_every_type(code: int) -> None:
         (b"PK\x01\x02" + bytes(20), "an unknown format"),
         (b"\x89HDF\r\n\x1a\n" + bytes(20), "an unknown format"),
         (b"ARROW1\0\0" + bytes(20), "an unknown format"),
+        (zipped("[Content_Types].xml"), "looks like an Excel workbook: save the sheet as CSV, and drop that"),
+        (zipped("_rels/.rels", "xl/workbook.xml"), "looks like an Excel workbook"),
+        (
+            zipped("mimetype", content=b"application/vnd.oasis.opendocument.spreadsheet"),
+            "looks like an OpenDocument spreadsheet: save the sheet as CSV, and drop that",
+        ),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(20), "looks like an old Excel workbook: save the sheet as CSV"),
+        (zipped("rows.CSV"), "is a zip file: unpack it, and drop what is in it"),
+        (zipped("rows/", "rows/a.parquet"), "is a zip file: unpack it"),
+        (zipped("rows.csv.gz"), "is a zip file: unpack it"),
     ],
 )
 def test_what_is_none_of_them_is_refused(data: bytes, said: str) -> None:

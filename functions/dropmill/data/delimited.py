@@ -66,8 +66,10 @@ def look(file: OpenFile, options: DataOptions, *, gzipped: bool) -> Look:
     features = feature_columns(file.name, head.columns, label, options)
     sample = first.cells or []
     if all(index < len(sample) and heads.is_name(sample[index]) for index in features):
-        if any(heads.decimal_comma(sample[index]) for index in features):
-            _refuse_decimal_comma(file.name, head, features)
+        boolean = next((index for index in features if cells.is_boolean(sample[index])), None)
+        if boolean is not None:
+            column, name = place(head.columns, boolean)
+            refuse(file.name, cells.BOOLEAN_CELL, row=first.line, column=column, name=name, value=sample[boolean])
         refuse(file.name, "no column that could be a feature holds a number", row=first.line)
     _refuse_decimal_comma(file.name, head, features if label is None else [*features, label])
     layout = Layout(

@@ -28,13 +28,21 @@ from dropmill.labels import MISSING as MISSING
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 NAN = re.compile(r"[+-]?nan", re.IGNORECASE)
 INFINITE = re.compile(r"[+-]?inf(?:inity)?", re.IGNORECASE)
+_BOOLEANS = {"true", "false", "yes", "no"}
 _DIGITS = re.compile(r"[0-9eE.+\- ]*")
 
 TEXT_CELL = "is not a number: mend the cell, or list the column under drop_columns"
 TEXT_LABEL = "is not a number, and a label must be one: mend it, or list the classes under data.classes in the recipe"
-EMPTY_CELL = "the cell is empty: fill it in, or leave the row out"
-MISSING_VALUE = "stands for a missing value: fill it in, or leave the row out"
-MISSING_LABEL = f"{MISSING_VALUE}; if it is a class, list it under data.classes in the recipe"
+BOOLEAN_CELL = "is not a number: write 1 for true and 0 for false, or list the column under drop_columns"
+_FILL = "fill it in, leave the row out, or set data.missing to mean or 0 in the recipe"
+EMPTY_CELL = f"the cell is empty: {_FILL}"
+MISSING_VALUE = f"stands for a missing value: {_FILL}"
+NO_VALUE = f"the row has no such key: {_FILL}"
+EMPTY_LABEL = "the label is empty: fill it in, or leave the row out"
+MISSING_LABEL = (
+    "stands for a missing value: fill it in, or leave the row out; if it is a class, list it under data.classes in the"
+    " recipe"
+)
 OPEN_QUOTE = (
     "a line ends within quotation marks: take the line end out of the cell, or close the quotation mark"
     " (line ends in cells are read only where all files of the drop have 1 GB or less)"
@@ -165,7 +173,7 @@ def label_texts(found: Iterator[Row], layout: Layout, problems: Problems) -> lis
 def wrong_with_label(text: str) -> str | None:
     """Why this, without the space around it, can be no label of any kind."""
     if not text:
-        return EMPTY_CELL
+        return EMPTY_LABEL
     if NAN.fullmatch(text) or INFINITE.fullmatch(text):
         return NOT_FINITE
     if MISSING.fullmatch(text):
@@ -214,9 +222,13 @@ def _feature(row: Row, index: int, layout: Layout, problems: Problems) -> float:
             return math.nan
         rule = EMPTY_CELL if not cell else NOT_FINITE if NAN.fullmatch(cell) else MISSING_VALUE
     else:
-        rule = TEXT_CELL
+        rule = BOOLEAN_CELL if is_boolean(cell) else TEXT_CELL
     _note(row, index, rule, layout, problems)
     return math.nan
+
+
+def is_boolean(cell: str) -> bool:
+    return cell.strip().lower() in _BOOLEANS
 
 
 def _label(row: Row, layout: Layout, classes: ClassIndex | None, problems: Problems) -> float:

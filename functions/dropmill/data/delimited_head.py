@@ -56,6 +56,8 @@ def head(stream: Readable, file_name: str, options: DataOptions) -> Head:
     first, second = found[0], found[1] if len(found) > 1 else None
     if len(first.cells or []) == 1 and options.delimiter == "auto":
         _refuse_spaces(file_name, second or first)
+    elif len(first.cells or []) == 1:
+        _refuse_another_delimiter(file_name, options.delimiter, [row.cells or [""] for row in found[:2]])
     cells = first.cells or []
     other = None if second is None else second.cells
     header = options.header == "true"
@@ -101,8 +103,8 @@ def decimal_comma(cell: str) -> bool:
 
 
 def is_name(cell: str) -> bool:
-    """Whether a cell is text, and none that stands for a missing value."""
-    return _is_text(cell) and not MISSING.fullmatch(cell.strip())
+    """Whether a cell is text, and none that stands for a missing value or a number."""
+    return _is_text(cell) and not MISSING.fullmatch(cell.strip()) and not decimal_comma(cell)
 
 
 def _is_text(cell: str) -> bool:
@@ -164,7 +166,7 @@ def _delimiter(part: Slice, options: DataOptions) -> str:
     """The delimiter that makes rows of one width of the first lines, and most numbers; a comma if none does."""
     if options.delimiter != "auto":
         return options.delimiter
-    best, chosen = (0.0, 0.0), ","
+    best, chosen = (0.0, 0.0, 0), ","
     for delimiter in DELIMITERS:
         found = [row.cells or [] for row in _rows(part, delimiter, Problems("", []), _SAMPLE_ROWS)]
         if not found or len(found[0]) < 2:
@@ -172,8 +174,10 @@ def _delimiter(part: Slice, options: DataOptions) -> str:
         cells = [cell.strip() for row in found[1:] or found for cell in row]
         known = sum(_is_value(cell, delimiter) for cell in cells)
         alike = sum(len(row) == len(found[0]) for row in found) / len(found)
-        if (alike, known / len(cells)) > best:
-            best, chosen = (alike, known / len(cells)), delimiter
+        # Of two that do equally well, one leaves the other within texts: "5;cat" where commas were decimal.
+        torn = sum(other in cell for cell in cells for other in DELIMITERS if not _is_value(cell, delimiter))
+        if (alike, known / len(cells), -torn) > best:
+            best, chosen = (alike, known / len(cells), -torn), delimiter
     return chosen
 
 
@@ -185,6 +189,15 @@ def _refuse_spaces(file_name: str, row: Row) -> None:
     pieces = (row.cells or [""])[0].split()
     if len(pieces) > 1 and all(NUMBER.fullmatch(piece) for piece in pieces):
         refuse(file_name, "the columns seem to be separated by spaces: save it with commas")
+
+
+def _refuse_another_delimiter(file_name: str, delimiter: str, several: Sequence[list[str]]) -> None:
+    for other in DELIMITERS:
+        if all(other in cells[0] for cells in several):
+            said = "there is a single column, as data.delimiter in the recipe is"
+            refuse(
+                file_name, f"{said} {delimiter!r}, and rows seem to be divided by {other!r}: leave data.delimiter out"
+            )
 
 
 def _names(first: Sequence[str], second: Sequence[str] | None) -> list[int]:

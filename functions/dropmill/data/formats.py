@@ -31,6 +31,7 @@ from dropmill.contracts import (
 )
 from dropmill.data import delimited, idx, libsvm
 from dropmill.data.checks import (
+    DEFAULT_LABEL,
     MAX_CLASS_CHARACTERS,
     MAX_CLASSES,
     LabelValues,
@@ -107,6 +108,9 @@ def look(files: Sequence[DropFile], options: DataOptions, *, width: int | None =
         layout = layout.model_copy(update={"fill": fill})
         if options.missing == "mean":
             layout = layout.model_copy(update={"fill": _means(files, dropped, layout, whole=scanned)})
+    if layout.own_labels and options.label not in (None, DEFAULT_LABEL):
+        said = f"data.label is {shortened(str(options.label))!r} in the recipe, but {WORDS[kind]} has its labels beside"
+        refuse(files[0].file.name, f"{said} the columns: take data.label out of the recipe")
     if layout.labelled:
         layout = _with_label_values(layout, files, dropped, looks, options, scanned=scanned)
     return Looked(layout, dropped)

@@ -48,7 +48,15 @@ from dropmill.data.checks import (
     refuse,
     shortened,
 )
-from dropmill.data.delimited_cells import MISSING_VALUE, NUMBER, TEXT_CELL, TEXT_LABEL, wrong_with_label
+from dropmill.data.delimited_cells import (
+    EMPTY_LABEL,
+    MISSING_VALUE,
+    NO_VALUE,
+    NUMBER,
+    TEXT_CELL,
+    TEXT_LABEL,
+    wrong_with_label,
+)
 from dropmill.data.rows import ROWS_BYTES, Float64Array, Look, OpenFile, Progress, Rows
 from dropmill.recipe import DataOptions
 from dropmill.words import Cell
@@ -70,7 +78,6 @@ _ONE_LINE_EACH = "write one object on each line (JSON Lines); pandas does with t
 _NUMBER_AS_TEXT = "is text: write the number without quotation marks, or list the column under drop_columns"
 _LONG_LABEL = f"is longer than {MAX_LABEL_CHARACTERS} characters: a label must be a number or the name of a class"
 _NESTED = "holds an array or an object: write a number, or list the column under drop_columns"
-_ABSENT_KEY = "the row has no such key: fill it in, or leave the row out"
 _UNKNOWN_KEY = "the first line of the file has no such key: add it there (null will do), or take it out here"
 _KEY_TWICE = "the key stands twice on the line: keep one"
 _NO_ROW = "the line is neither an object nor an array of numbers: mend it, or leave it out"
@@ -676,7 +683,7 @@ def _feature(cell: Any, index: int, row: int, wanted: _Wanted, problems: Problem
 def _wrong_with(cell: Any) -> tuple[str | None, str]:
     """What a message shows of a cell that is no number, and the rule."""
     if cell is _ABSENT:
-        return None, _ABSENT_KEY
+        return None, NO_VALUE
     if cell is None:
         return "null", MISSING_VALUE
     if isinstance(cell, _Constant):
@@ -704,6 +711,8 @@ def _label(cell: Any, row: int, wanted: _Wanted, problems: Problems) -> float | 
         value, rule = class_name(cell), UNKNOWN_CLASS
     if values is not None:
         return values[0]
+    if cell is None or cell is _ABSENT:
+        value, rule = None, EMPTY_LABEL
     column = shortened(wanted.columns.names[wanted.label or 0])
     problems.add(rule, row=row, column=column, value=value)
     return None

@@ -15,10 +15,8 @@ from dropmill.data.checks import (
     Problems,
     class_name,
 )
-from dropmill.data.delimited_cells import NUMBER, TEXT_LABEL, wrong_with_label
+from dropmill.data.delimited_cells import EMPTY_LABEL, NUMBER, TEXT_LABEL, wrong_with_label
 from dropmill.data.rows import Float64Array
-
-NO_LABEL = "the label is empty: fill it in, or leave the row out"
 
 _Mask = NDArray[np.bool_]
 _Places = NDArray[np.intp]
@@ -39,7 +37,7 @@ def number_targets(
     good: _Mask = np.abs(labels) <= FLOAT32_MAX
     for row in np.flatnonzero(~good):
         if missing is not None and missing[row]:
-            problems.add(NO_LABEL, row=first + int(row), column=column)
+            problems.add(EMPTY_LABEL, row=first + int(row), column=column)
         else:
             rule = BEYOND_FLOAT32 if np.isfinite(labels[row]) else NOT_FINITE
             problems.add(rule, row=first + int(row), column=column, value=float(labels[row]))
@@ -86,7 +84,7 @@ def _numbers(texts: Sequence[str]) -> Float64Array:
 
 def _wrong_with(text: str) -> str | None:
     """Why this can be no label of any kind."""
-    return wrong_with_label(text.strip()) if text.strip() else NO_LABEL
+    return wrong_with_label(text.strip()) if text.strip() else EMPTY_LABEL
 
 
 def _noted(
@@ -96,5 +94,5 @@ def _noted(
     good: _Mask = np.array([rule is None for rule in rules], dtype=np.bool_)[places]
     for row in np.flatnonzero(~good):
         text, rule = texts[places[row]].strip(), rules[places[row]]
-        problems.add(rule or NO_LABEL, row=first + int(row), column=column, value=text or None)
+        problems.add(rule or EMPTY_LABEL, row=first + int(row), column=column, value=text or None)
     return good

@@ -64,7 +64,7 @@ _BATCH_ROWS_MIN = 16
 _OPEN_PAGES_BYTES = 2 << 20  # of a column: a dictionary and a page, as large as most writers make them
 _LABEL_ROWS = 1 << 16
 
-_MISSING = "there is no value (null): fill it in, leave the row out, or say in the recipe what to do (data.missing)"
+_MISSING = "there is no value (null): fill it in, leave the row out, or set data.missing to mean or 0 in the recipe"
 _NOT_A_FEATURE = "can't be a feature: list it under drop_columns"
 _NOT_A_LABEL = "can't be the label: store it as a number or as text"
 

@@ -40,6 +40,17 @@ GZIPPED = {FileFormat.CSV, FileFormat.JSON_LINES, FileFormat.LIBSVM, FileFormat.
 _SAID = {ending: kind for kind, endings in NAMES.items() for ending in endings}
 _TEXT = {FileFormat.CSV, FileFormat.LIBSVM}
 _GZIP = b"\x1f\x8b"
+_ZIP = b"PK\x03\x04"
+_OLE = b"\xd0\xcf\x11\xe0"
+_EXCEL_MEMBERS = (b"[Content_Types].xml", b"_rels/", b"docProps/", b"xl/")
+"""How the first file in a workbook's zip is named, by whatever program wrote it (ECMA-376, part 2)."""
+_ZIPPED = tuple(
+    ending.encode()
+    for kind, endings in NAMES.items()
+    if kind is not FileFormat.NPY
+    for ending in (*endings, *(f"{one}.gz" for one in endings), "/")
+)
+_SAVE_AS_CSV = "save the sheet as CSV, and drop that"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_MARK = b"\xef\xbb\xbf"
 _PICKLE = b"\x80"  # the instruction that names the protocol; no text begins with it
@@ -76,7 +87,24 @@ def _said_by(name: str) -> FileFormat | None:
     return _SAID.get(suffixes[-1]) if suffixes else None
 
 
+def _refuse_workbook(head: bytes, name: str) -> None:
+    """Refuse the files of spreadsheet programs, and zip files of other things, which look like an `.npz` at first."""
+    if head.startswith(_OLE):
+        refuse(name, f"looks like an old Excel workbook: {_SAVE_AS_CSV}")
+    if not head.startswith(_ZIP):
+        return
+    size = int.from_bytes(head[26:28], "little")
+    first = head[30 : 30 + size]
+    if first.startswith(_EXCEL_MEMBERS):
+        refuse(name, f"looks like an Excel workbook: {_SAVE_AS_CSV}")
+    if first == b"mimetype" and b"opendocument" in head[: 30 + size + 100]:
+        refuse(name, f"looks like an OpenDocument spreadsheet: {_SAVE_AS_CSV}")
+    if first.lower().endswith(_ZIPPED):
+        refuse(name, "is a zip file: unpack it, and drop what is in it")
+
+
 def _kind_of(head: bytes, said: FileFormat | None, name: str) -> FileFormat:
+    _refuse_workbook(head, name)
     for start, kind in (
         (b"\x93NUMPY", FileFormat.NPY),
         (b"PK\x03\x04", FileFormat.NPZ),
