@@ -33,7 +33,7 @@ CDK_NAG := .tools/cdk-nag/.installed
 export SAM_CLI_TELEMETRY := 0
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo up examples test test-slow check scan format docs bench chaos sam-build clean
+.PHONY: help demo up examples test test-slow check scan format docs bench chaos sam-build sam-invoke clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
