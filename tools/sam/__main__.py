@@ -1,4 +1,4 @@
-"""`python -m tools.sam build | invoke | variables`."""
+"""`python -m tools.sam build | invoke`, and what it takes to invoke by hand: `variables | digits | wait`."""
 
 import argparse
 import json
@@ -23,12 +23,20 @@ def main(arguments: list[str] | None = None) -> int:
     variables = commands.add_parser("variables", help="the file that sam local invoke takes as --env-vars")
     variables.add_argument("url", help="where the embedded cloud answers")
     variables.add_argument("file", type=Path)
+    digits = commands.add_parser("digits", help="write digits.csv, the drop that the events under events/ are about")
+    digits.add_argument("folder", type=Path)
+    waiting = commands.add_parser("wait", help="until no job is in progress and no endpoint is being made or deleted")
+    waiting.add_argument("url", help="where the embedded cloud answers")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "build":
             return _build()
         if chosen.command == "variables":
             return _variables(chosen.url, chosen.file)
+        if chosen.command == "digits":
+            return _digits(chosen.folder)
+        if chosen.command == "wait":
+            return _wait(chosen.url)
         return _invoke(as_json=chosen.json, may_skip=chosen.may_skip)
     except (build.Missing, build.BuildFailed) as error:
         sys.stderr.write(f"{error}\n")
@@ -51,6 +59,20 @@ def _variables(url: str, file: Path) -> int:
     from tools.sam.invoke import write_variables
 
     write_variables(World(url), file)
+    return 0
+
+
+def _digits(folder: Path) -> int:
+    from dropmill_cli.samples import write_digits
+
+    print(write_digits(folder))
+    return 0
+
+
+def _wait(url: str) -> int:
+    from tools.sam.chain import World
+
+    World(url).settle()
     return 0
 
 

@@ -60,7 +60,7 @@ REGION: Final = "us-east-1"
 DIGITS: Final = 1797
 SCORED: Final = 100
 STRAY: Final = "left-behind"
-PATIENCE_SECONDS: Final = 120
+PATIENCE_SECONDS: Final = 200
 """How long a job, an endpoint or an execution may take."""
 
 _TUNING: Final = {
@@ -205,6 +205,25 @@ class World:
         found: dict[str, Any] = until(over, f"{kind} {lease['name']} to settle")
         expect(found[status] == wanted, f"{kind} {lease['name']} is {found[status]}: {found.get('FailureReason', '')}")
         return found
+
+    def settle(self) -> None:
+        """Wait until no job is in progress and no endpoint is being made or deleted."""
+        api = self.sagemaker
+        busy = ("InProgress", "Stopping", "Creating", "Updating", "Deleting")
+
+        def quiet() -> bool:
+            statuses = [
+                *(one["TrainingJobStatus"] for one in api.list_training_jobs()["TrainingJobSummaries"]),
+                *(one["TransformJobStatus"] for one in api.list_transform_jobs()["TransformJobSummaries"]),
+                *(one["EndpointStatus"] for one in api.list_endpoints()["Endpoints"]),
+                *(
+                    one["HyperParameterTuningJobStatus"]
+                    for one in api.list_hyper_parameter_tuning_jobs()["HyperParameterTuningJobSummaries"]
+                ),
+            ]
+            return not any(status in busy for status in statuses)
+
+        until(quiet, "jobs and endpoints to settle")
 
 
 def until(found: Callable[[], Any], what: str) -> Any:
