@@ -545,7 +545,10 @@ def notifications(patient: Patient) -> Iterator[Check]:
         waiting = arns.count("PendingConfirmation")
         if waiting:
             found = f"{waiting} of {len(arns)} who are to be told {what} have not confirmed it"
-            advice = "follow the link in the mail from AWS Notifications; it is good for three days, then deploy again"
+            advice = (
+                "follow the link in the mail from AWS Notifications; after two days SNS has forgotten it:"
+                f" aws sns subscribe --topic-arn {topic} --protocol email --notification-endpoint ADDRESS"
+            )
             yield warning("notifications", found, advice)
         elif arns:
             yield ok("notifications", f"{len(arns)} are told {what}")
