@@ -10,6 +10,7 @@ what differs from AWS where a workflow with task tokens would notice:
 - `$$.Execution.StartTime` and `$$.State.EnteredTime` have AWS's form;
 - one name starts one execution, also when it is asked for several times at once;
 - an execution whose history is full fails;
+- a call of a function that Lambda refuses is an error by Lambda's own name, however the function is named;
 - every start and every ending is reported once, as EventBridge's "Step Functions Execution Status Change".
 """
 
@@ -30,6 +31,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from localaws import seams
 from localaws.identities import Identities, Identity
@@ -37,7 +39,8 @@ from localaws.limits import HISTORY_EVENTS
 from localaws.seams import Seam
 
 _PARSER = "moto.stepfunctions.parser"
-_CALLBACK = f"{_PARSER}.asl.component.state.exec.state_task.service.state_task_service_callback"
+_TASK = f"{_PARSER}.asl.component.state.exec.state_task"
+_CALLBACK = f"{_TASK}.service.state_task_service_callback"
 _POOL = f"{_PARSER}.asl.eval.callback.callback"
 _ENVIRONMENT = f"{_PARSER}.asl.eval.environment"
 _EXECUTION = f"{_PARSER}.backend.execution"
@@ -238,6 +241,30 @@ def _executions_of_every_status(_original: Any) -> Any:
         return [e for m in list(self.state_machines) for e in list(m.executions) if e.exec_worker is not None]
 
     return _get_executions
+
+
+def _lambda_s_own_error(original: Any) -> Any:
+    def _from_error(self: Any, env: Any, ex: Exception) -> Any:
+        if not isinstance(ex, ClientError):
+            return original(self, env, ex)
+        from moto.stepfunctions.parser.api import HistoryEventType
+        from moto.stepfunctions.parser.asl.component.common.error_name.custom_error_name import CustomErrorName
+        from moto.stepfunctions.parser.asl.component.common.error_name.failure_event import FailureEvent
+        from moto.stepfunctions.parser.asl.component.state.exec.state_task.service.state_task_service_lambda import (
+            StateTaskServiceLambda,
+        )
+
+        # A function that is named by its ARN fails as by `lambda:invoke`: a throttled call is no "Exception".
+        error, cause = StateTaskServiceLambda._error_cause_from_client_error(ex)
+        details: Any = {"lambdaFunctionFailedEventDetails": {"error": error, "cause": cause}}
+        return FailureEvent(
+            env=env,
+            error_name=CustomErrorName(error),
+            event_type=HistoryEventType.LambdaFunctionFailed,
+            event_details=details,
+        )
+
+    return _from_error
 
 
 # --- endings ----------------------------------------------------------------------------------------------------------
@@ -583,6 +610,7 @@ def _one_client_for_a_service(_original: Any) -> Any:
 
 
 SEAMS = (
+    Seam(f"{_TASK}.state_task_lambda", "StateTaskLambda._from_error", ("self", "env", "ex"), _lambda_s_own_error),
     Seam(_CALLBACK, "StateTaskServiceCallback._evaluate_with_timeout", ("self", "env"), _attempt_with_own_token),
     Seam(
         f"{_PARSER}.asl.component.state.exec.state_task.state_task",

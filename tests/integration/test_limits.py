@@ -22,10 +22,19 @@ PASS = {"StartAt": "A", "States": {"A": {"Type": "Pass", "End": True}}}
 Make = Callable[[Any, int], object]
 
 
+def policy(statement: dict[str, Any]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[Cloud]:
     with Cloud() as cloud:
-        cloud.client("iam").create_role(RoleName="any", AssumeRolePolicyDocument="{}")
+        iam = cloud.client("iam")
+        trusted = {"Service": ["lambda.amazonaws.com", "states.amazonaws.com"]}
+        trust = {"Effect": "Allow", "Principal": trusted, "Action": "sts:AssumeRole"}
+        calls = {"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": "*"}
+        iam.create_role(RoleName="any", AssumeRolePolicyDocument=policy(trust))
+        iam.put_role_policy(RoleName="any", PolicyName="calls", PolicyDocument=policy(calls))
         cloud.client("s3").create_bucket(Bucket="bucket")
         cloud.client("sns").create_topic(Name="topic")
         cloud.client("sqs").create_queue(QueueName="queue", Attributes={"MaximumMessageSize": f"{MB}"})
@@ -241,6 +250,14 @@ def test_an_answer_to_a_task_is_judged_before_its_token(
     assert refused.value.response["Error"]["Code"] == "ValidationException"
 
 
+def ended(client: Any, execution: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    while (found := client.describe_execution(executionArn=execution))["status"] == "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # Step Functions has no call that waits
+    return dict(found)
+
+
 def test_an_execution_whose_history_is_full_fails(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     from localaws import stepfunctions
 
@@ -249,16 +266,30 @@ def test_an_execution_whose_history_is_full_fails(cloud: Cloud, monkeypatch: pyt
     again = {"StartAt": "A", "States": {"A": {"Type": "Pass", "Next": "B"}, "B": {"Type": "Pass", "Next": "A"}}}
     arn = client.create_state_machine(name="endless", definition=json.dumps(again), roleArn=ROLE)["stateMachineArn"]
     started = client.start_execution(stateMachineArn=arn, name="one")["executionArn"]
-    deadline = time.monotonic() + 30
-    while (found := client.describe_execution(executionArn=started))["status"] == "RUNNING":
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # Step Functions has no call that waits
+    found = ended(client, started)
     assert found["status"] == "FAILED"
     assert found["cause"] == "The execution reached the maximum number of history events (40)."
     history = client.get_execution_history(executionArn=started, maxResults=100)["events"]
     assert len(history) == 40
     assert history[-1]["type"] == "ExecutionFailed"
     assert history[-1]["executionFailedEventDetails"]["cause"] == found["cause"]
+
+
+@pytest.mark.parametrize("resource", ["arn", "invoke"])
+def test_a_throttled_function_is_an_error_by_lambda_s_name(cloud: Cloud, tmp_path: Path, resource: str) -> None:
+    name = f"busy-{resource}"
+    function(cloud.client("lambda"), FunctionName=name)
+    cloud.lambdas.register(name, tmp_path, "handlers.none", reserved_concurrency=0)
+    arn = cloud.lambdas.arn(name)
+    task: dict[str, Any] = {"Type": "Task", "Resource": arn, "End": True}
+    if resource == "invoke":
+        task |= {"Resource": "arn:aws:states:::lambda:invoke", "Parameters": {"FunctionName": arn}}
+    client = cloud.client("stepfunctions")
+    definition = json.dumps({"StartAt": "A", "States": {"A": task}})
+    made = client.create_state_machine(name=name, definition=definition, roleArn=ROLE)["stateMachineArn"]
+    found = ended(client, client.start_execution(stateMachineArn=made, name="one")["executionArn"])
+    assert found["error"] == "Lambda.TooManyRequestsException"
+    assert "Rate Exceeded" in found["cause"]
 
 
 def test_every_limit_is_documented() -> None:
