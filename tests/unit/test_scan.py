@@ -56,8 +56,8 @@ def test_the_options_decide_every_condition_of_the_template_both_ways(check: Mod
         resolver = check.Resolver(template, parameters=parameters, stack_name="s", region="us-east-1", account_id="1")
         for name in template["Conditions"]:
             truths.setdefault(name, set()).add(resolver.condition(name))
-    # A key is made or given, not both; scoring that is off leaves a timer that is disabled.
-    assert {name for name, values in truths.items() if len(values) < 2} == {"GivenKey", "ScoringIsOn"}
+    # A key is made or given, and it is the same to whatever uses it.
+    assert {name for name, values in truths.items() if len(values) < 2} == {"GivenKey"}
 
 
 def test_workflows_are_whole_when_the_validator_gets_them(check: ModuleType) -> None:

@@ -29,7 +29,7 @@ CACHE = ROOT / ".cache" / "scan"
 ACCOUNT, REGION, STACK = "123456789012", "us-east-1", "dropmill"
 
 OPTIONS = {
-    "plain": {"AlarmsEnabled": "off"},
+    "plain": {"AlarmsEnabled": "off", "ScoringEnabled": "off", "NetworkIsolation": "false"},
     "full": {
         "NotificationEmail": "who@example.org",
         "CreateKmsKey": "yes",
