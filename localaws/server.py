@@ -11,6 +11,7 @@ import socketserver
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -268,7 +269,13 @@ def _answer_refusal(environ: Environ, start_response: StartResponse, service: st
     if service != "s3" and not asked_in_words:
         return _answer_json(start_response, error.status, error.code, error.message)
     body = b"" if environ["REQUEST_METHOD"] == "HEAD" else xml_error(service, error.code, error.message)
-    headers = [("Content-Type", "text/xml"), ("Content-Length", str(len(body)))]
+    request_id = str(uuid.uuid4())
+    headers = [
+        ("Content-Type", "text/xml"),
+        ("Content-Length", str(len(body))),
+        ("x-amzn-RequestId", request_id),
+        ("x-amz-request-id", request_id),
+    ]
     start_response(f"{error.status} {error.code}", headers)
     return [body]
 
@@ -309,6 +316,7 @@ def _answer_json(start_response: StartResponse, status: int, code: str, message:
         ("Content-Type", "application/x-amz-json-1.1"),
         ("Content-Length", str(len(body))),
         ("x-amzn-ErrorType", code),
+        ("x-amzn-RequestId", str(uuid.uuid4())),
     ]
     start_response(f"{status} {code}", headers)
     return [body]

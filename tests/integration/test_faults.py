@@ -64,6 +64,7 @@ def test_a_refusal_has_the_services_own_form(jobs: Any) -> None:
         assert answer["Error"]["Code"] == "AccessDenied", service
         assert answer["Error"]["Message"] == "not you"
         assert answer["ResponseMetadata"]["HTTPStatusCode"] == 403
+        assert answer["ResponseMetadata"]["RequestId"]
 
 
 def test_events_are_lost_late_and_doubled(jobs: Any) -> None:
