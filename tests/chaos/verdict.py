@@ -58,12 +58,17 @@ def left_behind(world: World) -> Iterator[str]:
 
 
 def open_rows(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Nothing is looked after any more, and nothing that should be isn't."""
+    closed = {row["run_id"] for row in rows if row["sk"] == "META" and row.get("closed")}
     for row in rows:
         if "open" in row:
             state = row.get("state") or ("closed" if row.get("closed") else "open")
             yield f"the ledger still looks after {row['pk']} {row['sk']} ({state}, token: {'token' in row})"
-        elif row["sk"].startswith("LEASE#") and (row["state"] != "closed" or "token" in row):
-            yield f"nobody looks after {row['pk']} {row['sk']} ({row['state']}, token: {'token' in row})"
+        elif row["sk"].startswith("LEASE#"):
+            # Of a run that has ended nobody waits for the token.
+            waits = "token" in row and row["run_id"] not in closed
+            if row["state"] != "closed" or waits:
+                yield f"nobody looks after {row['pk']} {row['sk']} ({row['state']})"
 
 
 def paid_twice(world: World) -> Iterator[str]:
@@ -144,11 +149,43 @@ def lost_or_doubled(world: World, doings: Doings, rows: list[dict[str, Any]]) ->
                 yield f"run {run} never began, and its record says {record['error']}"
             if row.get("status") != record["status"]:
                 yield f"run {run} is listed as {row.get('status')}, and its record says {record['status']}"
+            if status == "FAILED" and not _may_fail(doings, record["error"], world):
+                yield f"run {run} failed without need: {record['error']}: {str(record['cause'])[:300]}"
+            if status == "ABORTED" and doings.scenario.abort_after is None:
+                yield f"run {run} was aborted by nobody"
             if status == "FAILED" and not record["cause"]:
                 yield f"run {run} failed with {record['error']}, and nobody says why"
         told = sum(message["MessageAttributes"]["run_id"]["Value"] == run for message in world.messages)
         if told != 1:
             yield f"the end of run {run} was told {told} times"
+
+
+REFUSALS = {"refuse": {"InvalidDrop"}, "recipe-missing": {"InvalidRecipe"}}
+OUTAGES = {"ServiceUnavailable"}
+DEATHS = {"Runtime.ExitError", "Lambda.Unknown"}
+JOBS = {
+    "capacity": {"CapacityError", "EndpointFailed"},
+    "fail": {"JobFailed", "EndpointFailed"},
+    "stop": {"JobStopped"},
+    "hang": {"LeaseExpired", "States.Timeout"},
+}
+
+
+def _may_fail(doings: Doings, error: str | None, world: World) -> bool:
+    """Whether what was done to a scenario explains how a run of it failed."""
+    may = set(REFUSALS.get(doings.scenario.kind, ()))
+    for one in world.cloud.faults.injected:
+        if one.about != doings.scenario.recipe:
+            continue
+        if one.subject == "job":
+            may |= JOBS[one.effect]
+        elif one.effect == "kill":
+            may |= DEATHS
+        elif one.subject == "call" and one.what == "lambda:Invoke":
+            may |= {"Lambda.TooManyRequestsException", "Lambda.ServiceException", "Lambda.SdkClientException"}
+        elif one.subject == "call":
+            may |= OUTAGES
+    return error in may
 
 
 def champion(world: World, doings: Doings, rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -437,7 +437,7 @@ def _score(world: World, doings: Doings) -> None:
     _recipe(world, doings)
     body = table(ROWS, scenario.number, scenario.classes, names="row")
     first = world.drop(doings, "points.csv", body)
-    assert world.wait_for([first.run], RUN_SECONDS), "the champion was not trained in time"
+    assert world.wait_for([first.run], 3 * RUN_SECONDS), "the champion was not trained in time"
     for number in range(scenario.more["files"]):
         key = f"scoring/{scenario.recipe}/file-{number}.csv"
         rows = table(6, number, scenario.classes, names=f"file-{number}", labels=False)
