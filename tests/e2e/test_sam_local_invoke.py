@@ -71,7 +71,7 @@ def test_the_walk_through_does_what_it_says(blocks: list[str], root: Path) -> No
         )
     finally:
         cloud.send_signal(signal.SIGTERM)
-        cloud.wait(30)
+        cloud.wait(120)
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert not [answer for answer in answers if answer.get("errorType", "StillClosing") != "StillClosing"]
@@ -80,4 +80,7 @@ def test_the_walk_through_does_what_it_says(blocks: list[str], root: Path) -> No
     assert json.loads(inspected) == answers[0]
     (registered,) = [answer for answer in answers if "package" in answer]
     assert registered["verdict"] == "approved"
-    assert "linear-learner-839dd99ae1ad" in done.stdout.splitlines()[-1] or "approved" in done.stdout
+    run = json.loads((root / "events/inspect_drop.json").read_text())["run_id"]
+    listed = done.stdout.rpartition("}")[2]
+    assert run in listed
+    assert "champion" in listed.lower()

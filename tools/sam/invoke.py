@@ -141,7 +141,7 @@ def cloud(host: engine.Host) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(30)
+            process.wait(120)
         finally:
             process.kill()
 
