@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar, get_type_hints
 
 from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import ClientError, HTTPClientError
 from pydantic import BaseModel, ValidationError
@@ -61,21 +60,25 @@ def step(function: Callable[[RequestT], BaseModel | None]) -> Callable[[dict[str
             response = _call(function, request)
         except DropmillError as error:
             logger.warning("refused", error=type(error).__name__)
-            metrics.add_metric("Refused", MetricUnit.Count, 1)
             if run_id and error.words.hides:
                 _keep(run_id, error)
             raise
         except Exception as error:  # noqa: BLE001  # raised again, without what logs may not hold
             # The runtime logs the traceback itself.
             logger.error("failed", error=type(error).__name__)  # noqa: TRY400
-            metrics.add_metric("Failed", MetricUnit.Count, 1)
             raise _told(error).with_traceback(error.__traceback__) from None
         logger.info("done")
-        metrics.add_metric("Done", MetricUnit.Count, 1)
         return None if response is None else response.model_dump(mode="json")
 
-    logged: Callable[[dict[str, Any], LambdaContext], Any] = metrics.log_metrics(handler)
-    return logged
+    def tell_metrics(event: dict[str, Any], context: LambdaContext) -> Any:
+        try:
+            return handler(event, context)
+        finally:
+            if metrics.metric_set:  # most steps have none: each costs, for every hour in which it is told
+                metrics.flush_metrics()
+            metrics.clear_metrics()
+
+    return tell_metrics
 
 
 def _call(function: Callable[[RequestT], BaseModel | None], request: RequestT) -> BaseModel | None:
