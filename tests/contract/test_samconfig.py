@@ -19,8 +19,8 @@ def options(profile: str, command: str) -> dict[str, Any]:
 
 
 def overrides(profile: str) -> dict[str, str]:
-    pairs = (item.split("=", 1) for item in options(profile, "deploy").get("parameter_overrides", ()))
-    return {name: value for name, value in pairs}
+    items = options(profile, "deploy").get("parameter_overrides", ())
+    return {name: value for name, _, value in (item.partition("=") for item in items)}
 
 
 def test_the_profiles() -> None:

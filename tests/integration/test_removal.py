@@ -10,6 +10,7 @@ import pytest
 
 from localaws.server import CallError
 from localaws.template import Stack
+from tests.deployer import granted, refused
 from tests.integration.conftest import ROOT, Stand
 
 DROPMILL = [sys.executable, "-m", "dropmill_cli.main"]
@@ -19,6 +20,8 @@ NEIGHBOUR = "dropmill-local-2"
 
 
 def remove(stand: Stand, *arguments: str, stack: str = "dropmill-local", answer: str = "") -> tuple[int, str, str]:
+    """Exit code, output and error of the command, whose calls the journal keeps."""
+    stand.cloud.journal.recording = True
     done = subprocess.run(
         [*DROPMILL, "remove", "--stack", stack, "--endpoint-url", stand.cloud.endpoint_url, *arguments],
         capture_output=True,
@@ -27,6 +30,7 @@ def remove(stand: Stand, *arguments: str, stack: str = "dropmill-local", answer:
         timeout=120,
         check=False,
     )
+    stand.cloud.journal.recording = False
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout, done.stderr
 
@@ -145,7 +149,7 @@ def test_a_stack_is_removed_with_everything_in_it(stand: Stand, before: dict[str
     assert "give --yes" in remove(stand, "--json")[2]
     assert names(stand) == everything
 
-    # Interrupted when the stack has gone and one of its buckets has not.
+    # Interrupted when the stack has gone and its table has not.
     def deny(_call: object) -> None:
         raise CallError("ServiceUnavailable", "come back later", status=403)
 
@@ -159,6 +163,8 @@ def test_a_stack_is_removed_with_everything_in_it(stand: Stand, before: dict[str
 
     code, printed, said = remove(stand, "--models", answer="dropmill-local\n")
     assert (code, said) == (0, "")
+    assert {"sagemaker:DeleteEndpoint", "logs:DeleteLogStream"} <= {call.action for call in stand.cloud.journal}
+    assert refused(granted("dropmill-local", "deploy", "operate"), stand.cloud.journal) == set()
     assert f"gone: table {stand.stack.outputs['LedgerTable']}" in printed
     assert names(stand) == before
     assert stand.cloud.client("s3").list_objects_v2(Bucket=f"{NEIGHBOUR}-drops")["KeyCount"] == 1
