@@ -4,6 +4,7 @@ State documents carry ids, locations and small numbers; the documents in S3 (`Pl
 `SealedDataset`, `Metrics`) carry the rest. No numpy here: the Lambdas that only decide import this module.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -238,9 +239,24 @@ class Problem(Contract):
     def __str__(self) -> str:
         return str(self.words)
 
+    @property
+    def kind(self) -> tuple[str, str | None, str]:
+        """What problems have in common that differ by their rows alone."""
+        return self.file, self.column, self.rule
+
 
 PROBLEMS_MAX = 10
 """As many problems of a dataset are looked for and told."""
+
+
+def chosen(problems: Sequence[Problem]) -> list[Problem]:
+    """Up to `PROBLEMS_MAX` of them in their order, of as many kinds as there are: ten of one would hide the rest."""
+    seen: Counter[tuple[str, str | None, str]] = Counter()
+    ranked = []
+    for index, problem in enumerate(problems):
+        ranked.append((seen[problem.kind], index))
+        seen[problem.kind] += 1
+    return [problems[index] for index in sorted(index for _, index in sorted(ranked)[:PROBLEMS_MAX])]
 
 
 def listed(problems: Sequence[Words]) -> Words:

@@ -395,8 +395,19 @@ def test_long_values_are_shortened() -> None:
     assert Read(b"a,b\n1,2\n1," + b"y" * 1000 + b"\n").found[0].problem.value == "y" * 40 + "..."
 
 
-def test_reading_ends_at_ten_problems() -> None:
+def test_ten_problems_are_told_and_reading_ends_at_a_hundred() -> None:
     assert len(Read(b"a,b\n1,2\n" + b"1,x\n" * 50).found) == 10
+    assert Read(b"a,b\n1,2\n" + b"1,x\n" * 200_000).progress[0].rows < 200_000
+
+
+def test_ten_problems_of_one_kind_hide_no_other() -> None:
+    said = Read(b"a,b\n1,2\n" + b"1,x\n" * 60 + b"inf,2\n" + b"1,x\n" * 20 + b"1,2,3\n").said
+    assert len(said) == 10
+    assert [words.split(", ", 1)[1].partition(":")[0] for words in said] == [
+        *(f"row {row}, column 'b'" for row in range(3, 11)),
+        "row 63, column 'a'",
+        "row 84",
+    ]
 
 
 def test_text_as_spreadsheets_write_it() -> None:

@@ -204,6 +204,8 @@ def test_numbers_and_texts_may_be_in_different_files() -> None:
 
 def test_other_problems_do_not_hide_that_labels_are_mixed() -> None:
     message = refused(b"a,label\n1,1\n" + b"x,1\n" * 20 + b"1,cat\n")
+    assert message.startswith("d.csv, row 23, column 'label': some labels are numbers, but 'cat' is not")
+    message = refused(b"a,label\n1,1\n" + b"x,1\n" * 200 + b"1,cat\n")
     assert message.startswith("d.csv, column 'label': some labels are numbers, but 'cat' is not")
 
 

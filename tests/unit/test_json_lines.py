@@ -242,7 +242,7 @@ def test_a_ragged_array_line_is_named() -> None:
 
 
 def test_ten_problems_are_named_at_once() -> None:
-    seen = read_file(json_lines, GOOD + b'{"label":0,"a":"x","b":0}\n' * 25)
+    seen = read_file(json_lines, GOOD + b'{"label":0,"a":"x","b":0}\n' * 125)
     assert len(seen.problems) == 10
     assert seen.cut_short
 

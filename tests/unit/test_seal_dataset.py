@@ -32,7 +32,7 @@ from dropmill.errors import ConversionIncomplete, InvalidDrop, InvalidRecipe
 from dropmill.naming import dataset_key, part_file_key, plan_key, shard_report_key, shards_key
 from dropmill.recipe import Recipe
 from dropmill.steps.seal_dataset import seal_dataset
-from dropmill.words import IN_FULL
+from dropmill.words import IN_FULL, Cell
 
 RUN = "linear-learner-0123456789ab"
 
@@ -259,8 +259,9 @@ class TestWhatIsNot:
         assert "part-00000.pbr is missing; rerun" in run.unproved()
 
 
-def problem(row: int | None, file: str = "a.csv", piece: int = 0) -> FoundProblem:
-    return FoundProblem(piece=piece, problem=Problem(file=file, row=row, column="b", value="x", rule="is no number"))
+def problem(row: int | None, file: str = "a.csv", piece: int = 0, rule: str = "is no number") -> FoundProblem:
+    found = Problem(file=file, row=row, column="b", value=Cell("x"), rule=rule)
+    return FoundProblem(piece=piece, problem=found)
 
 
 class TestProblems:
@@ -294,8 +295,16 @@ class TestProblems:
         assert len(said) == 12
         assert said[-1] == "- checking stopped after 10 problems; there may be more"
 
+    def test_ten_of_one_kind_hide_no_other(self, run: Run) -> None:
+        run.shard(piece(8, 50), problems=[problem(row) for row in range(10)])
+        run.shard(piece(50, 100), problems=[problem(30), problem(40, rule="is odd"), problem(50, rule="is even")])
+        said = run.refused()
+        assert said.count("is no number") == 8
+        assert said.splitlines()[-3].endswith("'x' is odd")
+        assert said.splitlines()[-2].endswith("'x' is even")
+
     def test_come_before_the_proof(self, run: Run) -> None:
-        """A shard with problems writes nothing, and stops reading at ten of them."""
+        """A shard with problems writes nothing, and stops reading at some of them."""
         run.shard(piece(8, 50, rows=4), problems=[problem(1)], files={})
         run.shard(piece(50, 100, stop=50, rows=2), problems=[problem(1)], files={})
         assert "a.csv, row 2" in run.refused()

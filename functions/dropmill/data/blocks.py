@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dropmill.contracts import DroppedFile, FoundProblem, Layout, Part, Piece, PieceReport, Task, Unit
 from dropmill.data import lines, split
-from dropmill.data.checks import BLOCK_BYTES, MAX_CLASSES, ClassIndex, Problems, TooManyProblems
+from dropmill.data.checks import BLOCK_BYTES, MAX_CLASSES, ClassIndex, FoundProblems, Problems, TooManyProblems
 from dropmill.data.readers import READERS
 from dropmill.data.recordio import SparseMatrix
 from dropmill.data.rows import Float32Array, Float64Array, OpenFile, Progress, Rows
@@ -36,7 +36,7 @@ class Reading:
     """What `blocks` gathers besides rows."""
 
     pieces: list[PieceReport] = field(default_factory=list)
-    problems: list[FoundProblem] = field(default_factory=list)
+    problems: list[FoundProblem] = field(default_factory=FoundProblems)
     filled: int = 0
 
 

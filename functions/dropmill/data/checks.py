@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -24,6 +25,8 @@ MAX_WHOLE_BYTES = 1 << 30
 MAX_UNPACKED_BYTES = 4 << 30
 """The most that a compressed file, or a member of one, may hold."""
 MAX_PROBLEMS = PROBLEMS_MAX
+PROBLEMS_SEEN_MAX = 100
+"""After so many the search ends: rows with problems are read cell by cell, which takes its time."""
 MAX_CLASSES = 1000
 """More distinct labels than this are not classes."""
 MAX_CLASS_CHARACTERS = 200
@@ -44,13 +47,25 @@ class TooManyProblems(Exception):
     """As many problems have been found as are reported."""
 
 
+class FoundProblems(list[FoundProblem]):
+    """Problems that are told, out of the `seen`."""
+
+    seen = 0
+
+
 class Problems:
-    """Problems of one piece of one file, gathered into the caller's list, up to `MAX_PROBLEMS`."""
+    """Problems of one piece of one file, gathered into the caller's list, up to `MAX_PROBLEMS`.
+
+    Ten of one kind would hide all others, so what is told is of as many kinds as are seen among the first
+    `PROBLEMS_SEEN_MAX`; pieces that share a `FoundProblems` share these.
+    """
 
     def __init__(self, file_name: str, found: list[FoundProblem], piece: int = 0) -> None:
         self.file_name = file_name
         self.found = found
         self.piece = piece
+        self.count = 0
+        self._tally = found if isinstance(found, FoundProblems) else FoundProblems(found)
 
     def add(
         self,
@@ -67,14 +82,27 @@ class Problems:
         """
         text = None if value is None else Cell(shortened(str(value)))
         problem = Problem(file=self.file_name, row=row, column=column, name=name, value=text, rule=rule)
-        self.found.append(FoundProblem(piece=self.piece, problem=problem))
-        if len(self.found) >= MAX_PROBLEMS:
+        self.count += 1
+        self._tally.seen += 1
+        _take(self.found, FoundProblem(piece=self.piece, problem=problem))
+        if self._tally.seen >= PROBLEMS_SEEN_MAX:
             raise TooManyProblems
 
     def raise_any(self) -> None:
         """Raise InvalidDrop if there is any problem."""
         if self.found:
             raise InvalidDrop(listed([found.problem.words for found in self.found]))
+
+
+def _take(found: list[FoundProblem], one: FoundProblem) -> None:
+    """Add a problem while there is room. Of a new kind, it takes the place of the last of the commonest."""
+    if len(found) >= MAX_PROBLEMS:
+        counts = Counter(other.problem.kind for other in found)
+        commonest, count = counts.most_common(1)[0]
+        if count == 1 or one.problem.kind in counts:
+            return
+        found.remove(next(other for other in reversed(found) if other.problem.kind == commonest))
+    found.append(one)
 
 
 def refuse(

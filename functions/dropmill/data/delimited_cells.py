@@ -140,12 +140,12 @@ def numbers(
         progress.rows += 1
         if row.cells is None or not _is_whole(row, layout, problems):
             continue
-        before = len(problems.found)
+        before = problems.count
         values = _plain_numbers([row.cells[index] for index in layout.feature_columns])
         if values is None:
             values = [_feature(row, index, layout, problems) for index in layout.feature_columns]
         label = None if layout.label_column is None else _label(row, layout, classes, problems)
-        if len(problems.found) == before:
+        if problems.count == before:
             features.extend(values)
             if label is not None:
                 labels.append(label)

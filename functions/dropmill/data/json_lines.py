@@ -594,13 +594,13 @@ def _parse_lines(part: lines.Slice, wanted: _Wanted, problems: Problems) -> _Tab
     seen = 0
     for row, line in _numbered(part):
         seen += 1
-        before = len(problems.found)
+        before = problems.count
         cells = _cells_of_line(line, wanted.columns, row, problems)
         if cells is None:
             continue
         numbers = [_feature(cells[index], index, row, wanted, problems) for index in wanted.features]
         label = None if wanted.label is None else _label(cells[wanted.label], row, wanted, problems)
-        if len(problems.found) == before:
+        if problems.count == before:
             good.add(row)
             features.extend(numbers)
             if label is not None:

@@ -300,7 +300,7 @@ def _checked_by_line(part: lines.Slice, rules: _Rules, problems: Problems) -> _C
     seen = 0
     for row, line in _numbered(part):
         seen += 1
-        before = len(problems.found)
+        before = problems.count
         tokens = (match[0] for match in _TOKEN.finditer(line))
         label = _label_value(next(tokens), row, rules, problems)
         indexes, numbers = array("q"), array("d")
@@ -310,7 +310,7 @@ def _checked_by_line(part: lines.Slice, rules: _Rules, problems: Problems) -> _C
                 indexes.append(pair[0])
                 numbers.append(pair[1])
         _check_once(indexes, rules, row, problems)
-        if len(problems.found) == before:
+        if problems.count == before:
             columns.extend(indexes)
             values.extend(numbers)
             offsets.append(len(columns))

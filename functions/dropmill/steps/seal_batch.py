@@ -11,6 +11,7 @@ from dropmill.contracts import (
     PROBLEMS_MAX,
     BatchPlan,
     DroppedFile,
+    Problem,
     RowsReport,
     RunReference,
     ScoredPiece,
@@ -22,6 +23,7 @@ from dropmill.contracts import (
     Shard,
     Shards,
     Unit,
+    chosen,
 )
 from dropmill.errors import ConversionIncomplete
 from dropmill.naming import (
@@ -111,18 +113,19 @@ def _reports(batch: str, shards: Sequence[Shard]) -> Iterator[RowsReport]:
 
 def _reasons(file: DroppedFile, reads: Sequence[_Read]) -> list[Words]:
     """What is wrong with a file, with line numbers that count from its first line."""
-    said: list[Words] = []
+    refused: list[Words] = []
+    problems: list[Problem] = []
     before = file.first_line - 1
     for read in reads:
-        if read.piece.refused is not None and read.piece.refused not in said:
-            said.insert(0, paired(read.piece.refused, read.piece.refused_rule))
+        if read.piece.refused is not None and read.piece.refused not in refused:
+            refused.append(paired(read.piece.refused, read.piece.refused_rule))
         for problem in read.piece.problems:
             row = problem.row
             if row is not None and file.unit is Unit.LINES:
                 row += before
-            said.append(problem.model_copy(update={"row": row}).words)
+            problems.append(problem.model_copy(update={"row": row}))
         before += read.piece.lines
-    return said[:PROBLEMS_MAX]
+    return [*refused, *(problem.words for problem in chosen(problems))][:PROBLEMS_MAX]
 
 
 def _prove_read_once(file: DroppedFile, reads: Sequence[_Read]) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from dropmill import storage
 from dropmill.contracts import (
     FEW_ROWS,
-    PROBLEMS_MAX,
     DroppedFile,
     Part,
     PartFile,
@@ -24,6 +23,7 @@ from dropmill.contracts import (
     Shards,
     Task,
     Unit,
+    chosen,
     listed,
 )
 from dropmill.decisions import naming_recipe, sealed_hyperparameters
@@ -161,7 +161,7 @@ def _said(files: Sequence[DroppedFile], found: _Found) -> list[Problem]:
             before = sum(other.lines for other in found.pieces[piece.file] if other.start < piece.start)
             problem = problem.model_copy(update={"row": problem.row + file.first_line - 1 + before})
         numbered.append((piece.file, problem.row or 0, problem))
-    return [problem for _, _, problem in sorted(numbered, key=lambda one: one[:2])][:PROBLEMS_MAX]
+    return chosen([problem for _, _, problem in sorted(numbered, key=lambda one: one[:2])])
 
 
 def _prove_read_once(files: Sequence[DroppedFile], found: _Found) -> None:
