@@ -105,7 +105,7 @@ def test_a_batch_takes_what_is_new_once() -> None:
 def test_only_the_latest_version_of_what_is_there_and_not_hidden() -> None:
     put("a.csv")
     version = put("a.csv", b"a,b\n5,6\n")
-    for name in ("_SUCCESS", ".hidden/x.csv", "_temporary/y.csv", "folder/"):
+    for name in ("", "_SUCCESS", ".hidden/x.csv", "_temporary/y.csv", "folder/"):  # the first: the folder's own object
         put(name)
     put("gone.csv")
     boto3.client("s3").delete_object(Bucket="drops", Key="scoring/digits/gone.csv")

@@ -124,7 +124,7 @@ def _listed(recipe: str) -> Iterator[list[tuple[float, ObjectVersion]]]:
                 ObjectVersion(bucket=bucket, key=found["Key"], version_id=found["VersionId"], size=found["Size"]),
             )
             for found in page.get("Versions", ())
-            if found["IsLatest"] and not is_hidden(found["Key"].removeprefix(prefix))
+            if found["IsLatest"] and not is_hidden(found["Key"])
         ]
 
 
