@@ -86,7 +86,6 @@ def test_a_quiet_sweep_tells_every_figure(world: World, capsys: pytest.CaptureFi
         "SweptRuns": 0,
         "OldestLeaseSeconds": 600,
         "OverdueLeaseSeconds": 0,
-        "Done": 1,
     }
     world.observed.clear()
     assert world.sweep(capsys)["SweptLeases"] == 1  # taken away from outside
