@@ -470,8 +470,13 @@ def forget_token(lease: Lease) -> None:
     """Take an answered token off the lease, unless another one has replaced it."""
     key = _lease_key(lease.run_id, lease.step)
     _update(key, "REMOVE #token", condition="#token = :token", token=lease.token)
+    settle_lease(lease)
+
+
+def settle_lease(lease: Lease) -> None:
+    """Take a lease off the list of what needs looking after, if it is closed and nobody waits for it."""
     _update(
-        key,
+        _lease_key(lease.run_id, lease.step),
         "REMOVE #open, #since",
         condition="#state = :closed AND attribute_not_exists(#token)",
         closed=LeaseState.CLOSED.value,

@@ -14,6 +14,7 @@ from dropmill.errors import CapacityError, EndpointFailed, JobFailed, RunClosed,
 from dropmill.ledger import LeaseState, Outcome, Run
 from dropmill.resources import Observed, Presence, Resource
 from dropmill.settings import settings
+from dropmill.steps import sweep_leases
 
 RUN = "digits-0123456789ab"
 JOBS = ("training", "transform", "champion-transform")
@@ -575,6 +576,27 @@ def test_a_token_that_was_replaced_meanwhile_is_kept(sagemaker: FakeSageMaker) -
     launch(sagemaker, "training", "token-2")
     ledger.forget_token(stale)
     assert lease_of("training").token == "token-2"
+
+
+@pytest.mark.usefixtures("answers")
+def test_who_dies_behind_the_answer_leaves_the_list_to_the_sweeper(
+    sagemaker: FakeSageMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = launch(sagemaker, "training", token="one")
+    sagemaker.observed["training", name] = trained(name)
+
+    def die(lease: ledger.Lease) -> None:
+        raise ConnectionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger, "settle_lease", die)
+        with pytest.raises(ConnectionError):
+            look("training")
+    lease = lease_of("training")
+    assert (lease.state, lease.token) == (LeaseState.CLOSED, None)
+    assert open_steps() == {"training"}
+    sweep_leases._sweep_lease(lease, int(time.time()), sweep_leases._Findings())
+    assert open_steps() == set()
 
 
 def test_a_stale_attempt_changes_nothing(sagemaker: FakeSageMaker, answers: Answers) -> None:

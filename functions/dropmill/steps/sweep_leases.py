@@ -68,7 +68,11 @@ def sweep_leases(event: ScheduledEvent) -> None:
 def _sweep_lease(listed: Lease, now: int, findings: _Findings) -> None:
     """The index may lag behind, so the row itself is read again."""
     lease = ledger.find_lease(listed.run_id, listed.step)
-    if lease is None or (lease.state is LeaseState.CLOSED and lease.token is None):
+    if lease is None:
+        return
+    if lease.state is LeaseState.CLOSED and lease.token is None:
+        # Whoever answered the token was cut off before this.
+        ledger.settle_lease(lease)
         return
     if lease.state is not LeaseState.CLOSED:
         findings.overdue = max(findings.overdue, now - lease.deadline)
