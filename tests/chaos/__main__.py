@@ -57,7 +57,7 @@ def play_elsewhere(seed: int, numbers: list[int], at_once: int) -> dict[str, Any
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=CLOUD_SECONDS, check=False)
         found: dict[str, Any] = json.loads(done.stdout)
     except (ValueError, subprocess.TimeoutExpired) as error:
-        said = done.stderr[-2000:] if isinstance(error, ValueError) else str(error)
+        said = f"exit code {done.returncode} {done.stderr[-2000:]}" if isinstance(error, ValueError) else str(error)
         return {"scenarios": numbers, "problems": [f"the cloud of scenarios {numbers} broke: {said}"]}
     return found
 
