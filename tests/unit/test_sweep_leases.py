@@ -1,6 +1,7 @@
 """What a sweep tells of what it found: the figures that alarms watch."""
 
 import json
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -166,3 +167,16 @@ def _metrics(resources: dict[str, Any]) -> Any:
             properties = body["Properties"]
             queries = [query.get("MetricStat", {}).get("Metric", {}) for query in properties.get("Metrics", [])]
             yield from (metric for metric in [properties, *queries] if metric.get("Namespace") == "Dropmill")
+
+
+@pytest.mark.usefixtures("world")
+def test_a_sweep_that_comes_late_takes_no_claim_of_now_for_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lambda keeps an event for up to six hours."""
+    moments: list[int] = []
+    monkeypatch.setattr(sweeper, "_sweep_run", lambda run, now, findings: moments.append(now))
+    before = int(time.time())
+    for moment in (datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)):
+        sweeper.sweep_leases(sweeper.ScheduledEvent(time=moment))
+    late, early = moments
+    assert late >= before
+    assert early == int(datetime(2100, 1, 1, tzinfo=UTC).timestamp())

@@ -1,5 +1,6 @@
 """sweep_leases: on a schedule, deal with everything whose event never came and whose deadline has."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +19,7 @@ from dropmill.step import logger, metrics, step
 
 
 class ScheduledEvent(BaseModel):
-    """EventBridge "Scheduled Event"; its time is the sweeper's clock."""
+    """EventBridge "Scheduled Event"; its time is the sweeper's clock, unless it comes late."""
 
     time: datetime
 
@@ -44,7 +45,8 @@ def sweep_leases(event: ScheduledEvent) -> None:
 
     Alarms watch what is found, so every sweep tells it, nothing found as zero.
     """
-    now = int(event.time.timestamp())
+    # An event that comes late must not hold what was claimed since for stale.
+    now = max(int(event.time.timestamp()), int(time.time()))
     failed = 0
     findings = _Findings()
     by_run: dict[str, list[Lease]] = {}
