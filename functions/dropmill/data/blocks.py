@@ -87,7 +87,8 @@ def blocks(
     except TooManyProblems:
         for index, piece in enumerate(pieces):
             if files[piece.file].unit is Unit.LINES:
-                progress[index] = _counted(opened(files[piece.file]), piece)
+                progress[index] = Progress(begin=piece.start, stop=piece.start)
+                lines.count(opened(files[piece.file]), piece, progress[index])
     reading.pieces += [
         PieceReport(
             file=piece.file,
@@ -200,15 +201,6 @@ def _in_turns(
         active.append((index, rows))
         if len(taken):
             yield index, taken
-
-
-def _counted(file: OpenFile, piece: Piece) -> Progress:
-    """The bounds and lines of a piece whose rows are not read."""
-    progress = Progress(begin=piece.start, stop=piece.start)
-    with file.open() as stream:
-        for _ in lines.slices(stream, piece, progress, file.name):
-            pass
-    return progress
 
 
 def _block(held: Sequence[Rows], part: Part | None, layout: Layout, options: DataOptions, reading: Reading) -> Block:

@@ -149,9 +149,7 @@ def _counted(file: OpenFile, piece: Piece, rows: int) -> tuple[Progress, Words |
     """The bounds and lines of a piece whose rows were not all read: with them, the row of a problem is told."""
     progress = Progress(begin=piece.start, stop=piece.start, rows=rows)
     try:
-        with file.open() as stream:
-            for _ in lines.slices(stream, piece, progress, file.name):
-                pass
+        lines.count(file, piece, progress)
     except InvalidDrop as error:
         return progress, error.words
     return progress, None

@@ -2,8 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dropmill import storage
@@ -32,13 +31,11 @@ from dropmill.naming import (
     rows_name,
     rows_prefix,
     sealed_batch_key,
-    shard_report_key,
     shards_key,
 )
+from dropmill.proof import prove_read_once, read_reports
 from dropmill.step import step
 from dropmill.words import Words, paired
-
-_READ_AT_ONCE = 16
 
 
 def seal_batch(request: RunReference) -> SealedBatchSummary:
@@ -57,7 +54,7 @@ def seal_batch(request: RunReference) -> SealedBatchSummary:
         pieces = found[index]
         reasons = _reasons(one.file, pieces)
         if not reasons:
-            _prove_read_once(one.file, pieces)
+            prove_read_once(one.file, (read.piece for read in pieces))
             sealed = _sealed(index, pieces)
             if sealed is not None:
                 _prove_written(request.run_id, index, pieces, written)
@@ -85,9 +82,7 @@ class _Read:
 def _pieces(batch: str, shards: Sequence[Shard]) -> Mapping[int, list[_Read]]:
     """What was read of each file, in its order."""
     found: dict[int, list[_Read]] = defaultdict(list)
-    for shard, report in zip(shards, _reports(batch, shards), strict=True):
-        if report.shard != shard.number:
-            raise ConversionIncomplete(f"the report of shard {shard.number} is that of shard {report.shard}")
+    for shard, report in read_reports(RowsReport, batch, shards, again="score the files again"):
         asked = [(piece.file, piece.start, piece.end) for piece in shard.pieces]
         if asked != [(piece.file, piece.start, piece.end) for piece in report.pieces]:
             raise ConversionIncomplete(f"shard {shard.number} did not read the pieces that it was given")
@@ -96,19 +91,6 @@ def _pieces(batch: str, shards: Sequence[Shard]) -> Mapping[int, list[_Read]]:
     for reads in found.values():
         reads.sort(key=lambda read: (read.piece.start, read.piece.end))
     return found
-
-
-def _reports(batch: str, shards: Sequence[Shard]) -> Iterator[RowsReport]:
-    """The reports in the order of their shards."""
-
-    def read(shard: Shard) -> RowsReport:
-        try:
-            return storage.read_document(RowsReport, shard_report_key(batch, shard.number))
-        except storage.MissingDocument:
-            raise ConversionIncomplete(f"shard {shard.number} left no report; score the files again") from None
-
-    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-        yield from pool.map(read, shards)
 
 
 def _reasons(file: DroppedFile, reads: Sequence[_Read]) -> list[Words]:
@@ -126,22 +108,6 @@ def _reasons(file: DroppedFile, reads: Sequence[_Read]) -> list[Words]:
             problems.append(problem.model_copy(update={"row": row}))
         before += read.piece.lines
     return [*refused, *(problem.words for problem in chosen(problems))][:PROBLEMS_MAX]
-
-
-def _prove_read_once(file: DroppedFile, reads: Sequence[_Read]) -> None:
-    """Every piece begins where the one before it stopped, from the file's first row to its last."""
-    at = file.start
-    for read in reads:
-        if read.piece.begin != at:
-            what = "twice" if read.piece.begin < at else "by no shard"
-            first, last = sorted((read.piece.begin, at))
-            raise ConversionIncomplete(f"{file.name}: {file.unit.value} {first} to {last} were read {what}")
-        at = read.piece.stop
-    if at != file.end:
-        raise ConversionIncomplete(f"{file.name}: reading stopped at {at} of {file.end} ({file.unit.value})")
-    rows = sum(read.piece.rows for read in reads)
-    if file.rows is not None and rows != file.rows:
-        raise ConversionIncomplete(f"{file.name}: {rows} rows were read of the {file.rows} that it holds")
 
 
 def _prove_written(batch: str, index: int, reads: Sequence[_Read], written: Mapping[str, int]) -> None:

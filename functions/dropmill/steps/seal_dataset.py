@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from dropmill import storage
@@ -28,11 +27,11 @@ from dropmill.contracts import (
 )
 from dropmill.decisions import naming_recipe, sealed_hyperparameters
 from dropmill.errors import ConversionIncomplete, InvalidDrop, InvalidRecipe
-from dropmill.naming import dataset_key, part_prefix, plan_key, shard_report_key, shards_key
+from dropmill.naming import dataset_key, part_prefix, plan_key, shards_key
+from dropmill.proof import prove_read_once, read_reports
 from dropmill.recipe import TrainingOptions
 from dropmill.step import step
 
-_READ_AT_ONCE = 16
 _NAMED_COLUMNS = 5
 _SQUARE_ROOT_OF_FLOAT32 = 1.8e19
 
@@ -48,12 +47,13 @@ def seal_dataset(request: RunReference) -> SealedSummary:
     plan = storage.read_document(Plan, plan_key(request.run_id))
     shards = storage.read_document(Shards, shards_key(request.run_id)).root
     found = _Found()
-    for shard, report in zip(shards, _reports(request.run_id, shards), strict=True):
+    for shard, report in read_reports(ShardReport, request.run_id, shards, again="rerun the run"):
         found.add(shard, report)
     if found.problems:
         said = [problem.words for problem in _said(plan.files, found)]
         raise InvalidDrop(f"{plan.drop.file_name} can't be used:\n", listed(said))
-    _prove_read_once(plan.files, found)
+    for index, file in enumerate(plan.files):
+        prove_read_once(file, found.pieces[index])
     _prove_written(request.run_id, found.files)
     parts = {part: _part(found, part) for part in Part}
     _check(plan, parts, found)
@@ -84,19 +84,6 @@ def _check_volume(training: TrainingOptions, parts: Mapping[Part, SealedPart]) -
         )
 
 
-def _reports(run: str, shards: Sequence[Shard]) -> Iterator[ShardReport]:
-    """The reports in the order of their shards."""
-
-    def read(shard: Shard) -> ShardReport:
-        try:
-            return storage.read_document(ShardReport, shard_report_key(run, shard.number))
-        except storage.MissingDocument:
-            raise ConversionIncomplete(f"shard {shard.number} left no report; rerun the run") from None
-
-    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
-        yield from pool.map(read, shards)
-
-
 @dataclass
 class _Found:
     """What all reports say together."""
@@ -116,8 +103,6 @@ class _Found:
 
     def add(self, shard: Shard, report: ShardReport) -> None:
         number = shard.number
-        if report.shard != number:
-            raise ConversionIncomplete(f"the report of shard {number} is that of shard {report.shard}")
         asked = [(piece.file, piece.start, piece.end) for piece in shard.pieces]
         if sorted(asked) != sorted((piece.file, piece.start, piece.end) for piece in report.pieces):
             raise ConversionIncomplete(f"shard {number} did not read the pieces that it was given")
@@ -162,23 +147,6 @@ def _said(files: Sequence[DroppedFile], found: _Found) -> list[Problem]:
             problem = problem.model_copy(update={"row": problem.row + file.first_line - 1 + before})
         numbered.append((piece.file, problem.row or 0, problem))
     return chosen([problem for _, _, problem in sorted(numbered, key=lambda one: one[:2])])
-
-
-def _prove_read_once(files: Sequence[DroppedFile], found: _Found) -> None:
-    """Within each file, every piece begins where the one before it stopped, from the file's first row to its last."""
-    for index, file in enumerate(files):
-        at, rows = file.start, 0
-        for piece in sorted(found.pieces[index], key=lambda piece: (piece.start, piece.end)):
-            if piece.begin != at:
-                what = "twice" if piece.begin < at else "by no shard"
-                first, last = sorted((piece.begin, at))
-                raise ConversionIncomplete(f"{file.name}: {file.unit.value} {first} to {last} were read {what}")
-            at = piece.stop
-            rows += piece.rows
-        if at != file.end:
-            raise ConversionIncomplete(f"{file.name}: reading stopped at {at} of {file.end} ({file.unit.value})")
-        if file.rows is not None and rows != file.rows:
-            raise ConversionIncomplete(f"{file.name}: {rows} rows were read of the {file.rows} that it holds")
 
 
 def _prove_written(run: str, files: Mapping[Part, Sequence[PartFile]]) -> None:
