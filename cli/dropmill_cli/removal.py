@@ -55,6 +55,8 @@ _GONE: Final = {
     *("NoSuchBucket", "404", "ResourceNotFoundException", "ResourceNotFound", "NotFoundException"),
     *("StateMachineDoesNotExist", "ExecutionDoesNotExist", "NoSuchUpload"),
 }
+_SET_UP: Final = ("retentionInDays", "kmsKeyId", "metricFilterCount")
+"""What shows that a log group was not only made by SageMaker, but set up by somebody."""
 _BATCH: Final = 1000
 """Objects that one DeleteObjects takes."""
 
@@ -120,7 +122,8 @@ def find(place: Place) -> Remains:
     """The stack, or what an earlier removal has left of it; points this process at it.
 
     Raises:
-        CommandError: there is no such stack, and never was one that left anything; or it is none of Dropmill's.
+        CommandError: there is no such stack, and never was one that left anything; it is none of Dropmill's, or it is
+            protected against being deleted.
     """
     point_at(place.checked_url(), place.region)
     remains = Remains(place.stack, _living(place.stack))
@@ -226,23 +229,31 @@ def _cloudformation() -> Any:
 
 
 def _living(name: str) -> str | None:
-    """The id of the stack of this name."""
+    """The id of the stack of this name.
+
+    Raises CommandError where CloudFormation would not delete it: nothing of it must be stopped then.
+    """
     try:
         (stack,) = _cloudformation().describe_stacks(StackName=name)["Stacks"]
     except ClientError as error:
         if aws.error_code(error) == "ValidationError" and "does not exist" in aws.error_message(error):
             return None
         raise
+    if stack.get("EnableTerminationProtection"):
+        raise CommandError(
+            f"stack {name!r} is protected against being deleted, so nothing was touched; lift that by:"
+            f" aws cloudformation update-termination-protection --no-enable-termination-protection --stack-name {name}"
+        )
     return str(stack["StackId"])
 
 
 def _resources_of(stack_id: str) -> Iterator[tuple[StackResource, str]]:
-    """Each resource of a stack, with its status."""
+    """Each resource of a stack, with its status; what could not even be created has no physical id, and is left out."""
     pages = _cloudformation().get_paginator("list_stack_resources").paginate(StackName=stack_id)
     for page in pages:
         for one in page["StackResourceSummaries"]:
-            physical_id = one.get("PhysicalResourceId", "")
-            yield StackResource(one["LogicalResourceId"], physical_id, one["ResourceType"]), one["ResourceStatus"]
+            if physical_id := one.get("PhysicalResourceId", ""):
+                yield StackResource(one["LogicalResourceId"], physical_id, one["ResourceType"]), one["ResourceStatus"]
 
 
 def _find_retained(remains: Remains) -> None:
@@ -440,7 +451,7 @@ def _delete_logs(remains: Remains, names: Names, gone: list[Item]) -> None:
     """The log groups that a function which ran late has made anew, and what SageMaker logged of our jobs.
 
     SageMaker's own groups are the account's: of those only our jobs' streams go, and a group that is empty then, unless
-    somebody has given it a retention.
+    somebody has set it up.
     """
     client: Any = _client("logs")
     groups = [one.physical_id for one in remains.of(_LOG_GROUP)]
@@ -498,7 +509,7 @@ def _delete_streams(client: Any, group: str, prefix: str) -> int:
 
 def _delete_if_empty(client: Any, name: str, gone: list[Item]) -> None:
     found = client.describe_log_groups(logGroupNamePrefix=name)["logGroups"]
-    kept = any(group["logGroupName"] == name and "retentionInDays" in group for group in found)
+    kept = any(group["logGroupName"] == name and any(map(group.get, _SET_UP)) for group in found)
     if not kept and not client.describe_log_streams(logGroupName=name, limit=1)["logStreams"]:
         _delete_group(client, name, gone)
 
