@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from scenarios import Scenario, choose, several
-from verdict import of_interest, problems
+from verdict import of_interest, problems, times_told
 from world import ROOT, World
 
 CLOUD_SCENARIOS = 15
@@ -41,6 +41,7 @@ def play(scenarios: list[Scenario], at_once: int) -> dict[str, Any]:
             "faults": injected.counts(),
             "aborts": sum(one.effect == "note" for one in injected.injected),
             "notifications": len(world.messages),
+            "told_twice": sum(times_told(world, run) > 1 for doings in world.doings for run in set(doings.runs)),
             "dead_letters": len(world.letters),
             "redriven": world.redriven,
             "problems": found,
@@ -93,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
 def summed(seed: int, played: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
     """All clouds' results in one."""
     report: dict[str, Any] = {"seed": seed, "clouds": len(played), "seconds": round(seconds, 1)}
-    for key in ("runs", "aborts", "notifications", "dead_letters", "redriven"):
+    for key in ("runs", "aborts", "notifications", "told_twice", "dead_letters", "redriven"):
         report[key] = sum(one.get(key, 0) for one in played)
     for key in ("kinds", "endings", "faults"):
         total: Counter[str] = Counter()
@@ -115,11 +116,12 @@ def text(report: dict[str, Any]) -> str:
         f"scenarios: {listed(report['kinds'])}",
         f"endings: {listed(report['endings'])}",
         f"faults ({sum(report['faults'].values())}): {listed(report['faults'])}",
-        f"aborts: {report['aborts']}, notifications: {report['notifications']}, dead letters:"
+        f"aborts: {report['aborts']}, notifications: {report['notifications']} ({report['told_twice']} runs told twice,"
+        " by a function that was cut off before it could note that it had told), dead letters:"
         f" {report['dead_letters']}, redriven by hand: {report['redriven']}",
     ]
     if not report["problems"]:
-        return "\n".join([*lines, "0 resources left, 0 drops lost, 0 double runs, one record and one message for each"])
+        return "\n".join([*lines, "0 resources left, 0 drops lost, 0 double runs; each run recorded and told"])
     lines += ["", f"{len(report['problems'])} problems:", *(f"- {problem}" for problem in report["problems"])]
     numbers = sorted({int(word[1:5]) for word in report["problems"] if word[:1] == "s" and word[1:5].isdigit()})
     for number in numbers:

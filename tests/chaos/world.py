@@ -225,15 +225,19 @@ class World:
         """Start a batch as the scheduler does, which tries again what fails."""
         request = {"recipe": doings.scenario.recipe, "scheduled_time": moment.isoformat()}
         for _ in range(6):
-            answer = self.client("lambda").invoke(
-                FunctionName=self.function("StartScoring"), Payload=json.dumps(request).encode()
-            )
-            payload = json.loads(answer["Payload"].read())
-            if "FunctionError" not in answer:
-                doings.batches.append(payload["batches"][0]["batch"])
-                return
+            try:
+                answer = self.client("lambda").invoke(
+                    FunctionName=self.function("StartScoring"), Payload=json.dumps(request).encode()
+                )
+                payload = json.loads(answer["Payload"].read())
+                if "FunctionError" not in answer:
+                    doings.batches.append(payload["batches"][0]["batch"])
+                    return
+                said = str(payload)
+            except ClientError as error:
+                said = str(error)
             time.sleep(_PAUSE)
-        raise AssertionError(f"a batch was not started: {payload}")
+        raise AssertionError(f"a batch was not started: {said}")
 
     # -- the end of it all
 
