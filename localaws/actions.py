@@ -142,6 +142,19 @@ def missing_object(name: str, parameters: Mapping[str, Any], where: Where) -> li
     return []
 
 
+def acts_on(action: str, pattern: str) -> bool:
+    """Whether an action may act on what a policy's resource pattern names; False where their kinds differ.
+
+    A statement often lists several actions and several kinds of resources; IAM takes no notice of the other pairs.
+    """
+    name = action.removeprefix("sagemaker:")
+    kind = _SAGEMAKER.get(name, ("",))[0] if action.startswith("sagemaker:") else ""
+    named = pattern.split(":", 5)[-1].partition("/")
+    if not kind or not named[1] or named[0] not in _SAGEMAKER_KINDS:
+        return True
+    return named[0] == kind or (name, named[0]) in _SAGEMAKER_ALSO
+
+
 def _bucket(name: str, where: Where) -> str:
     return f"arn:{where.partition}:s3:::{name}"
 
@@ -270,6 +283,9 @@ _SAGEMAKER: dict[str, tuple[str, str]] = {
     "ListTags": ("", "ResourceArn"),
     "DeleteTags": ("", "ResourceArn"),
 }
+_SAGEMAKER_KINDS = frozenset(kind for kind, _ in _SAGEMAKER.values())
+# Operations that are asked for on a second kind of resource.
+_SAGEMAKER_ALSO = frozenset({("CreateEndpoint", "endpoint-config"), ("CreateModelPackage", "model-package-group")})
 _SAGEMAKER_LISTS = frozenset(
     {
         "ListTrainingJobs",

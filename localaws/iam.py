@@ -47,7 +47,7 @@ def arn_like(arn: str, pattern: str) -> bool:
         return True
     parts, wanted = arn.split(":", 5), pattern.split(":", 5)
     if len(parts) != 6 or len(wanted) != 6:
-        return like(arn, pattern)
+        return arn == pattern
     return all(like(part, one) for part, one in zip(parts, wanted, strict=True))
 
 

@@ -8,12 +8,13 @@
 keys and functions, with all references resolved. `asked` is what was needed by calls that were recorded.
 """
 
+import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from localaws import iam
+from localaws import actions, iam
 from localaws.actions import EVERYTHING, Need
 from localaws.iam import Statement
 from localaws.identities import Identity
@@ -50,6 +51,12 @@ NO_RESOURCES = frozenset(
     }
 )
 
+# An action that is needed only when the other one's call fails in the middle, or as a part of it.
+IMPLIED: Mapping[str, str] = {
+    # What was uploaded in parts, and can't be completed, is given up.
+    "s3:AbortMultipartUpload": "s3:PutObject",
+}
+
 
 @dataclass(frozen=True)
 class Held:
@@ -65,7 +72,7 @@ class Held:
     body: Mapping[str, Any] = field(hash=False)
     holders: frozenset[str] = frozenset()
 
-    @property
+    @functools.cached_property
     def statement(self) -> Statement:
         return iam.read_policy({"Statement": [self.body]})[0]
 
@@ -82,11 +89,11 @@ class Asked:
     need: Need
     context: tuple[tuple[str, str | tuple[str, ...]], ...]
 
-    @property
+    @functools.cached_property
     def keys(self) -> dict[str, tuple[str, ...]]:
         return iam.lower(dict(self.context))
 
-    @property
+    @functools.cached_property
     def principals(self) -> list[tuple[str, str]]:
         if self.identity.role_arn:
             return [("AWS", self.identity.role_arn)]
@@ -95,22 +102,20 @@ class Asked:
 
 @dataclass(frozen=True)
 class Exemption:
-    """A grant that no recorded call uses, and why it stands: by the place of its statement, its action and resource.
+    """A grant that recorded calls need not use, and why it stands: by the place of its statement, action and resource.
 
-    `place` may end in `*`; `resource` is a pattern, which the granted resource (itself a pattern) has to equal or match.
+    The action stands as it is granted; the others are patterns, which what is granted has to match. It is an error if
+    it covers more or fewer than so many `statements`.
     """
 
     place: str
     action: str
     reason: str
-    resource: str = "*"
+    resource: str = "arn:*"
+    statements: int = 1
 
     def covers(self, held: Held, action: str, resource: str) -> bool:
-        return (
-            iam.like(held.place, self.place)
-            and iam.action_like(action, self.action)
-            and (self.resource == "*" or iam.like(resource, self.resource))
-        )
+        return iam.like(held.place, self.place) and action == self.action and iam.like(resource, self.resource)
 
 
 def read_stack(stack: Stack, *, region: str, account_id: str, parameters: Mapping[str, str]) -> list[Held]:
@@ -204,18 +209,17 @@ def _own_keys(call: RecordedCall) -> set[str]:
 
 def judge(held: Iterable[Held], asked: Iterable[Asked], exemptions: Iterable[Exemption]) -> list[str]:
     """Everything that is wrong with the policies: needs that they don't grant, and grants that nobody needs."""
-    statements = [(one, one.statement) for one in held]
-    needs = list(asked)
-    excepted = list(exemptions)
+    statements, needs, excepted = list(held), list(asked), list(exemptions)
     return [
-        *_not_granted(statements, needs),
+        *not_granted(statements, needs),
         *_not_used(statements, needs, excepted),
-        *_too_wide(statements, excepted),
-        *_not_refused(statements),
+        *miscounted(statements, excepted),
+        *too_wide(statements, excepted),
+        *not_refused(statements, needs),
     ]
 
 
-def _applies(one: Held, statement: Statement, asked: Asked) -> bool:
+def applies(one: Held, asked: Asked) -> bool:
     """Whether a statement speaks of a need."""
     if one.kind == "trust":
         if asked.need.action != "sts:AssumeRole" or asked.need.resource not in one.holders:
@@ -225,74 +229,86 @@ def _applies(one: Held, statement: Statement, asked: Asked) -> bool:
             return False
     elif asked.need.action == "sts:AssumeRole":
         return False
-    return statement.applies(asked.need, asked.keys) and statement.covers_principal(
+    return one.statement.applies(asked.need, asked.keys) and one.statement.covers_principal(
         asked.principals if one.kind != "role" else ()
     )
 
 
-def _not_granted(statements: list[tuple[Held, Statement]], needs: list[Asked]) -> Iterator[str]:
-    for asked in needs:
-        found = [statement for one, statement in statements if _applies(one, statement, asked)]
-        if any(not statement.allow for statement in found) or not found:
-            keys = json.dumps(dict(asked.context), sort_keys=True)
-            yield f"{asked.identity.caller} needs {asked.need.action} on {asked.need.resource} with {keys}"
+def not_granted(held: Iterable[Held], asked: Iterable[Asked]) -> Iterator[str]:
+    """Needs that no statement allows, or that one denies."""
+    statements = list(held)
+    for one in asked:
+        found = [statement for statement in statements if applies(statement, one)]
+        if not found or any(not statement.statement.allow for statement in found):
+            keys = json.dumps(dict(one.context), sort_keys=True)
+            yield f"{one.identity.caller} needs {one.need.action} on {one.need.resource} with {keys}"
 
 
-def _not_used(
-    statements: list[tuple[Held, Statement]], needs: list[Asked], exemptions: list[Exemption]
-) -> Iterator[str]:
-    met: set[Exemption] = set()
-    for one, statement in statements:
-        if not statement.allow:
-            continue
-        used = [asked for asked in needs if _applies(one, statement, asked)]
+def _grants(one: Held) -> Iterator[tuple[str, str]]:
+    if one.statement.allow:
+        for action in one.statement.actions:
+            for resource in one.statement.resources:
+                yield action, resource
+
+
+def _not_used(held: list[Held], asked: list[Asked], exemptions: list[Exemption]) -> Iterator[str]:
+    for one in held:
+        used = [each.need for each in asked if applies(one, each)]
+        own = [each.need for each in asked if each.identity.role_arn in one.holders]
+        for action, resource in _grants(one):
+            implying = [need for need in own if need.action == IMPLIED.get(action)]
+            matching = [*(need for need in used if iam.action_like(need.action, action)), *implying]
+            if (
+                actions.acts_on(action, resource)
+                and not any(iam.arn_like(need.resource, resource) for need in matching)
+                and not any(exemption.covers(one, action, resource) for exemption in exemptions)
+            ):
+                yield f"{one.name} grants {action} on {resource}, which no recorded call uses"
+
+
+def miscounted(held: Iterable[Held], exemptions: Iterable[Exemption]) -> Iterator[str]:
+    """Exemptions that don't cover as many statements as they say."""
+    statements = list(held)
+    for exemption in exemptions:
+        covered = sum(any(exemption.covers(one, *grant) for grant in _grants(one)) for one in statements)
+        if covered != exemption.statements:
+            yield f"the exemption of {exemption.action} in {exemption.place} covers {covered} statements"
+
+
+def too_wide(held: Iterable[Held], exemptions: Iterable[Exemption]) -> Iterator[str]:
+    """Statements that name actions or resources by `*` alone, or every object of a bucket."""
+    excepted = list(exemptions)
+    for one in held:
+        statement = one.statement
         for action in statement.actions:
-            for resource in statement.resources:
-                if any(
-                    iam.action_like(asked.need.action, action) and iam.arn_like(asked.need.resource, resource)
-                    for asked in used
-                ):
-                    continue
-                reasons = [reason for reason in exemptions if reason.covers(one, action, resource)]
-                if not reasons:
-                    yield f"{one.name} grants {action} on {resource}, which no recorded call uses"
-                met.update(reasons)
-    for exception in exemptions:
-        if exception not in met:
-            yield f"the exemption for {exception.action} in {exception.place} excepts nothing"
-
-
-def _too_wide(statements: list[tuple[Held, Statement]], exemptions: list[Exemption]) -> Iterator[str]:
-    for one, statement in statements:
-        for action in statement.actions:
-            wide = action == "*" if not statement.allow else "*" in action
-            if wide and not any(reason.covers(one, action, "*") for reason in exemptions):
+            wide = action == EVERYTHING if not statement.allow else "*" in action
+            if wide and not any(each.covers(one, action, some) for each in excepted for some in statement.resources):
                 yield f"{one.name} names actions by {action}"
         if one.kind == "trust":
             continue
         for resource in statement.resources:
             if resource == EVERYTHING:
-                wide_actions = [action for action in statement.actions if action not in NO_RESOURCES]
-                for action in wide_actions:
-                    if not any(reason.covers(one, action, resource) for reason in exemptions):
-                        yield f"{one.name} grants {action} on everything"
-            elif statement.allow and resource.startswith("arn:") and ":s3:::" in resource and resource.endswith("/*"):
-                if resource.count("/") == 1:
-                    yield f"{one.name} reaches every object of a bucket"
+                for action in statement.actions:
+                    if action not in NO_RESOURCES and not any(each.covers(one, action, resource) for each in excepted):
+                        yield f"{one.name} is about {action} on everything"
+            elif statement.allow and ":s3:::" in resource and resource.endswith("/*") and resource.count("/") == 1:
+                yield f"{one.name} reaches every object of a bucket"
 
 
-def _not_refused(statements: list[tuple[Held, Statement]]) -> Iterator[str]:
-    """A statement that denies has to deny something that is asked without TLS."""
+# Services whose resources the stack has to close to whoever comes without TLS.
+_TLS_ONLY = ("s3:", "sqs:", "sns:")
+
+
+def not_refused(held: Collection[Held], asked: Iterable[Asked]) -> list[str]:
+    """What is asked of buckets, queues and topics, or granted by them, that no statement denies without TLS."""
+    denying = [one.statement for one in held if not one.statement.allow]
     insecure = {"aws:securetransport": ("false",)}
-    secure = {"aws:securetransport": ("true",)}
-    denying: dict[str, set[str]] = {}
-    for one, statement in statements:
-        if not statement.allow:
-            denying.setdefault(one.place, set()).update(statement.resources)
-            if not all(condition.holds(insecure) for condition in statement.conditions):
-                yield f"{one.name} denies nothing that comes without TLS"
-            if all(condition.holds(secure) for condition in statement.conditions):
-                yield f"{one.name} denies what comes with TLS"
-    places = {one.place for one, _ in statements if one.kind == "resource" and one.place.endswith("Policy")}
-    for place in sorted(places - denying.keys()):
-        yield f"{place} lets requests come without TLS"
+    needs = {(one.need.action, one.need.resource) for one in asked if one.need.action.startswith(_TLS_ONLY)}
+    for one in held:
+        if one.kind == "resource":
+            needs |= {grant for grant in _grants(one) if grant[0].startswith(_TLS_ONLY)}
+    return [
+        f"{action} on {resource} is not denied without TLS"
+        for action, resource in sorted(needs)
+        if not any(statement.applies(Need(action, resource), insecure) for statement in denying)
+    ]
