@@ -100,7 +100,7 @@ def test_a_key_of_its_own_encrypts_all_that_is_stored(cloud: Cloud, stacks: dict
 
 def test_without_a_key_nothing_asks_for_one(cloud: Cloud, stacks: dict[str, Stack]) -> None:
     stack = stacks[OTHER]
-    assert {"Key", "UseKeyPolicy", "JobKeyPolicy", "EndpointKeyPolicy"} & stack.resources.keys() == set()
+    assert {"Key", "UseKeyPolicy", "JobKeyPolicy", "VolumeKeyPolicy"} & stack.resources.keys() == set()
     (rule,) = cloud.client("s3").get_bucket_encryption(Bucket=stack.outputs["DropBucket"])[
         "ServerSideEncryptionConfiguration"
     ]["Rules"]
