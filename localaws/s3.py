@@ -311,6 +311,8 @@ def _checksum_of(multipart: Any, parts: Sequence[Any], value: bytes | Body) -> t
 
 
 _MODELS = "moto.s3.models"
+
+
 def _permitted(_original: Any) -> Any:
     def get_permission(self: Any, action: str, resource: str) -> Any:  # noqa: ARG001  # moto passes them
         # moto reads no conditions; `localaws.iam` has held the call against the bucket's policy already.
