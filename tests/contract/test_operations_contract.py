@@ -245,6 +245,8 @@ def test_a_failure_is_counted_and_a_refusal_is_not(
     monkeypatch.setattr("dropmill.step.settings", lambda: Settings(stack_name="dropmill-test"))
     pattern = resources["FunctionFailures"]["Properties"]["FilterPattern"]
     assert f'($.service = "{logger.service}" && $.level = "ERROR")' in pattern
+    # Lambda's own report of an invocation that it ended, where the function could log nothing.
+    assert '$.record.status = "timeout" || $.record.errorType = "Runtime.*"' in pattern
     levels = []
     for raised in (RuntimeError("odd"), InvalidDrop("row 3")):
         caplog.clear()
