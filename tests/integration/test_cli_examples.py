@@ -125,6 +125,8 @@ def home(stand: Any, tmp_path_factory: pytest.TempPathFactory) -> Home:
     for day in (1, 2):
         (folder / "july" / f"{day}.csv").write_bytes(points(240, seed=day))
     (folder / "zeros.yaml").write_text("algorithm: linear-learner\ndata: {positive: 0}\n")
+    rule = '{call: "dynamodb:UpdateItem", effect: throttle, times: 3}'
+    (folder / "faults.yaml").write_text(f"seed: 7\nrules:\n  - {rule}\n")
     random = np.random.default_rng(7)
     labels = random.integers(10, size=420)
     pixels = (random.random((420, 784)) * (1 + labels[:, None]) / 10).astype(np.float32)

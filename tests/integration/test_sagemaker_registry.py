@@ -47,6 +47,10 @@ def test_an_approval_reaches_a_rule_and_lets_the_version_score(jobs: Any, data: 
         "detail-type": [EVENT],
         "detail": {"ModelPackageGroupName": [{"prefix": "sco"}], "ModelApprovalStatus": ["Approved", "Rejected"]},
     }
+    rules = {"Service": "events.amazonaws.com"}
+    statement = {"Effect": "Allow", "Principal": rules, "Action": "sqs:SendMessage", "Resource": arn}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    sqs.set_queue_attributes(QueueUrl=queue, Attributes={"Policy": policy})
     events.put_rule(Name="approvals", EventPattern=json.dumps(pattern))
     events.put_targets(Rule="approvals", Targets=[{"Id": "queue", "Arn": arn}])
 
