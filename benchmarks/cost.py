@@ -24,6 +24,7 @@ from localaws.journal import RecordedCall
 from localaws.template import translate
 
 DOC = Path(__file__).parents[1] / "docs" / "cost.md"
+EVENT = TEMPLATE.with_name("events") / "sweep_leases.json"
 TARGET = 0.01
 """Dollars: the most that a run on MNIST may cost besides SageMaker."""
 
@@ -180,7 +181,9 @@ def measure() -> list[Measured]:
         for _ in range(2):
             cloud.journal.clear()
             before = {name: len(lines) for name, lines in _log_streams(cloud).items()}
-            cloud.lambdas.invoke(stack.resources["SweepLeasesFunction"], b"{}")
+            answer = cloud.lambdas.invoke(stack.resources["SweepLeasesFunction"], EVENT.read_bytes())
+            if answer.error is not None:
+                raise RuntimeError(f"a sweep of a quiet stack failed: {answer.payload.decode()}")
         lines = {name: lines[before.get(name, 0) :] for name, lines in _log_streams(cloud).items()}
         used = usage(cloud.journal, lines)
         used.starts = []  # every five minutes: it is warm
@@ -232,13 +235,14 @@ def _used(runs: Sequence[Measured]) -> str:
 
 def _month(sweep: Usage) -> str:
     resources = translate(TEMPLATE)["Resources"].values()
-    alarms = sum(resource["Type"] == "AWS::CloudWatch::Alarm" for resource in resources)
+    alarms = [one["Properties"] for one in resources if one["Type"] == "AWS::CloudWatch::Alarm"]
+    watched = sum(max(1, sum("MetricStat" in query for query in alarm.get("Metrics", ()))) for alarm in alarms)
     telling = len(sweep.metrics) * PRICES.metric_month
     swept = sum(sweep.dollars().values()) - telling / HOURS_A_MONTH
     rows = [
         [f"{SWEEPS_A_MONTH:,} sweeps", f"{SWEEPS_A_MONTH * swept:.2f}"],
         [f"{len(sweep.metrics)} custom metrics of the sweep", f"{telling:.2f}"],
-        [f"{alarms} alarms", f"{alarms * PRICES.alarm_month:.2f}"],
+        [f"{len(alarms)} alarms, on {watched} metrics", f"{watched * PRICES.alarm_month:.2f}"],
         ["the nightly schedule", f"{NIGHTS_A_MONTH * PRICES.schedule:.2f}"],
         ["a key of the stack's own, where it is asked for", f"{PRICES.key_month:.2f}"],
     ]

@@ -10,6 +10,7 @@ template that deploys here must not lose a property on the way.
 import argparse
 import graphlib
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -163,6 +164,8 @@ def translate(
     from samtranslator.translator.transform import to_py27_compatible_template, undo_mark_unicode_str_in_template
     from samtranslator.translator.translator import Translator
 
+    # It counts what it translates, to tell its makers, and warns where nobody sends that.
+    logging.getLogger("samtranslator.metrics").setLevel(logging.ERROR)
     document = load(template)
     for section in (document.get("Globals") or {}).values():
         _point_to_local(section)
