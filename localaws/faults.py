@@ -23,22 +23,28 @@ way; in what order calls of several callers come is the machine's affair.
 """
 
 import contextlib
+import difflib
 import logging
 import random
 import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args
 from urllib.parse import parse_qsl
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from localaws.operations import all_operations, operations, signed_for
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 LOG = logging.getLogger(__name__)
 
@@ -68,6 +74,21 @@ EFFECTS: Mapping[Subject, frozenset[Effect]] = {
     "execution": frozenset({"abort"}),
 }
 JOBS = ("training", "transform", "endpoint")
+SERVICES: Final = (
+    "dynamodb",
+    "s3",
+    "sagemaker",
+    "states",
+    "lambda",
+    "events",
+    "sns",
+    "sqs",
+    "logs",
+    "monitoring",
+    "sts",
+    "cloudformation",
+)
+"""The services whose operations a pattern of services, such as `*:Get*`, may mean."""
 
 CAPACITY_REASON = (
     "CapacityError: Unable to provision requested ML compute capacity. Please retry using a different ML instance type"
@@ -153,8 +174,8 @@ class FaultRule(BaseModel):
             raise ValueError(f"{self.effect} is not for rules of {self.subject}; there are {', '.join(sorted(known))}")
         if self.job is not None and not any(fnmatchcase(job, self.job) for job in JOBS):
             raise ValueError(f"no job is called {self.job}; there are {', '.join(JOBS)}")
-        if self.call is not None and ":" not in self.call and self.call != "*":
-            raise ValueError(f"{self.call} is no call; write <service>:<Operation>, such as dynamodb:UpdateItem")
+        if self.call is not None and self.call != "*":
+            _check_call(self.call)
         if self.caller is not None and self.call is None:
             raise ValueError("caller goes with call alone")
         if (self.code or self.status) and (self.effect != "fail" or self.call is None):
@@ -162,6 +183,58 @@ class FaultRule(BaseModel):
         if self.message and self.effect != "fail":
             raise ValueError("message goes with the effect fail")
         return self
+
+
+_WILD = frozenset("*?[")
+
+
+def _check_call(call: str) -> None:
+    """Raises ValueError for a pattern that no operation of AWS matches, and so never any call."""
+    service, _, operation = call.partition(":")
+    if not (service and operation):
+        raise ValueError(f"{call} is no call; write <service>:<Operation>, such as dynamodb:UpdateItem")
+    if _WILD & {*service}:
+        if not any(_matches(call, one, operations(one)) for one in SERVICES):
+            raise ValueError(
+                f"{call} matches no operation of {', '.join(SERVICES)}; write the name of another service in full"
+            )
+        return
+    if _matches(call, service, operations(service)):
+        return
+    names = all_operations(service)
+    if _matches(call, service, names):
+        return
+    models = signed_for()
+    signed = models.get(service, service)
+    if signed != service and (not names or _matches(f"{signed}:{operation}", signed, all_operations(signed))):
+        raise ValueError(f"calls of {service} are signed for, and named, {signed}; write {signed}:{operation}")
+    if not names:
+        near = _near(service, {*models, *models.values()})
+        hint = f"did you mean {models.get(near, near)}:{operation}?" if near else "such are dynamodb, s3 and states"
+        raise ValueError(f"{service} is no service of AWS; {hint}")
+    near = _near(operation, names)
+    if near and _WILD & {*operation}:
+        hint = f"capitals count, as in {service}:{near}"
+    else:
+        hint = f"did you mean {service}:{near}?" if near else f"it has {min(names)} and {len(names) - 1} others"
+    raise ValueError(f"{service} has no operation {operation}; {hint}")
+
+
+def _matches(call: str, service: str, names: Collection[str]) -> bool:
+    return any(fnmatchcase(f"{service}:{name}", call) for name in names)
+
+
+def _near(name: str, known: Collection[str]) -> str | None:
+    """The known name that is most like this one, whatever its capitals; None: there is none like it."""
+    small = {one.lower(): one for one in sorted(known)}
+    shown = name[:_SHOWN].lower()
+    if _WILD & {*shown}:
+        found = [one for one in small if fnmatchcase(one, shown)]
+        return small[found[0]] if found else None
+    # An IAM action may only begin as the operation is called: InvokeFunction is for Invoke.
+    found = difflib.get_close_matches(shown, small, n=1, cutoff=0.75)
+    found = found or [one for one in small if len(one) > 3 and shown.startswith(one)]
+    return small[found[-1]] if found else None
 
 
 class FaultFile(BaseModel):
@@ -184,14 +257,55 @@ def read(path: Path) -> FaultFile:
         raise FaultError(f"{path} can't be read: {error}") from None
     except yaml.YAMLError as error:
         raise FaultError(f"{path} is not YAML: {error}") from None
+    if document is None:
+        raise FaultError(f"{path} is empty; {_SHAPE}")
+    if not isinstance(document, dict):
+        kind = "only a text" if isinstance(document, str) else "a list" if isinstance(document, list) else "one value"
+        raise FaultError(f"{path} is {kind}; {_SHAPE}")
     try:
         return FaultFile.model_validate(document)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        ]
-        raise FaultError(f"{path}: {'; '.join(problems)}") from None
+        raise FaultError(f"{path}: {'; '.join(map(_sentence, error.errors()))}") from None
+
+
+_SHAPE = "it takes the key `rules` with a list such as [{call: 's3:*', effect: throttle, times: 3}]"
+_SHOWN = 100
+"""So many characters of a wrong name are looked at."""
+_BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+_PLAIN = {
+    "missing": "is missing",
+    "model_type": "must be keys with values, such as {call: 's3:*', effect: throttle}",
+    "list_type": "must be a list, such as [{call: 's3:*', effect: throttle}]",
+    "too_short": "has no rule in it",
+    "string_type": "must be a text",
+    "string_too_short": "must not be empty",
+    "string_too_long": "is too long",
+    "invalid_key": "is no key: a key must be a text",
+} | {
+    f"{kind}_{trouble}": f"must be {called}"
+    for kind, called in {"int": "a whole number", "float": "a number", "bool": "true or false"}.items()
+    for trouble in ("type", "parsing", "from_float", "parsing_size")
+}
+
+
+def _sentence(problem: "ErrorDetails") -> str:
+    """What is wrong at which key, in plain words."""
+    where, kind, context = problem["loc"], problem["type"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = FaultFile.model_fields if len(where) == 1 else FaultRule.model_fields
+        said = f"there is no such key; {_advice(str(where[-1]), known)}"
+    elif kind == "literal_error":
+        said = f"there is no such {where[-1]}; {_advice(str(problem['input']), get_args(Effect))}"
+    elif bound := next((name for name in _BOUNDS if name in context), None):
+        said = f"must be {_BOUNDS[bound]} {context[bound]:g}"
+    else:
+        said = _PLAIN.get(kind) or problem["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, where)) or 'the file'}: {said}"
+
+
+def _advice(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name[:_SHOWN].lower(), known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
 
 
 @dataclass(frozen=True)
@@ -290,6 +404,11 @@ class Faults:
         """How many faults there were, by subject and effect: `call throttle`."""
         with self._lock:
             return dict(sorted(Counter(f"{one.subject} {one.effect}" for one in self.injected).items()))
+
+    def acted(self) -> list[str]:
+        """How often each rule that stands has acted, a line for each in their order."""
+        with self._lock:
+            return [_acted(number, standing) for number, standing in enumerate(self._rules, 1)]
 
     # -- where things go wrong
 
@@ -467,6 +586,18 @@ class Faults:
         with self._lock:
             self._timers.add(timer)
         timer.start()
+
+
+def _acted(number: int, standing: _Standing) -> str:
+    rule, met, harmed = standing.rule, standing.met, standing.harmed
+    about = f" about {rule.about}" if rule.about else ""
+    if harmed:
+        said = f"acted {harmed} time{'s' if harmed > 1 else ''}"
+    elif met:
+        said = f"never acted: {met} matched, which `skip` or `probability` let pass"
+    else:
+        said = "never acted: nothing matched it"
+    return f"rule {number} ({rule.subject} {rule.pattern}{about}: {rule.effect}) {said}"
 
 
 def _lose() -> None:

@@ -168,7 +168,8 @@ def recipe_option(**how: Any) -> Callable[[CommandT], CommandT]:
 def up(host: str, port: int, region: str, no_rules: bool, faults: Path | None) -> None:
     """Start an embedded cloud with Dropmill deployed; it runs until Ctrl-C or SIGTERM, and keeps nothing.
 
-    Prints `ready URL` when it serves. Any AWS client works with AWS_ENDPOINT_URL=URL and any credentials.
+    Prints `ready URL` when it serves. Any AWS client works with AWS_ENDPOINT_URL=URL and any credentials. With
+    --faults it says at its end, on stderr, how often each rule has acted.
 
     \b
     Examples:
@@ -197,6 +198,9 @@ def up(host: str, port: int, region: str, no_rules: bool, faults: Path | None) -
         sys.stdout.flush()
         click.echo(f"drop datasets under s3://{stack.drop_bucket}/drops/<recipe>/; Ctrl-C ends it", err=True)
         over.wait()
+        if faults is not None:
+            for line in cloud.faults.acted():
+                click.echo(f"faults: {line}", err=True)
 
 
 @main.command(
@@ -657,7 +661,7 @@ def remove(place: Place, dry_run: bool, yes: bool, models: bool, json_: bool) ->
 
     if json_ and not yes and not dry_run:
         raise CommandError("with --json there is nobody to ask; give --yes, or --dry-run")
-    remains = removal.find(place)
+    remains = removal.find(place, models=models)
     if dry_run:
         document = removal.plan(remains, models=models)
     else:

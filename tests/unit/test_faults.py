@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from localaws.faults import EFFECTS, FaultError, FaultRule, Faults, Refused, read, s3_operation, xml_error
+from localaws.faults import EFFECTS, SERVICES, FaultError, FaultRule, Faults, Refused, read, s3_operation, xml_error
+from localaws.operations import operations
 
 
 def call(faults: Faults, name: str, text: bytes = b"", caller: str = "user") -> str:
@@ -188,8 +190,7 @@ def test_rules_are_taken_away() -> None:
     ("text", "said"),
     [
         ("rules: [", "is not YAML"),
-        ("", "the file: Input should be a valid dictionary"),
-        ("rules: []", "rules: List should have at least 1 item"),
+        ("rules: []", "rules: has no rule in it"),
         (
             "rules: [{effect: fail}]",
             "rules.0: a rule names one of call, function, event, job, execution; this one names none",
@@ -198,11 +199,19 @@ def test_rules_are_taken_away() -> None:
         ("rules: [{event: Object Created, effect: throttle}]", "throttle is not for rules of event; there are d"),
         ("rules: [{call: UpdateItem, effect: fail}]", "UpdateItem is no call; write <service>:<Operation>"),
         ("rules: [{job: cooking, effect: fail}]", "no job is called cooking"),
-        ("rules: [{call: 's3:*', effect: fail, often: true}]", "rules.0.often: Extra inputs are not permitted"),
-        ("rules: [{call: 's3:*', effect: fail, probability: 2}]", "rules.0.probability: Input should be less than"),
+        ("rules: [{call: 's3:*', effect: fail, often: true}]", "rules.0.often: there is no such key; there are call, "),
+        ("rules: [{call: 's3:*', effect: fail, probability: 2}]", "rules.0.probability: must be at most 1"),
         ("rules: [{call: 's3:*', effect: delay, code: Oops}]", "code and status go with a call that is to fail"),
         ("rules: [{event: '*', effect: drop, caller: user}]", "caller goes with call alone"),
         ("rules: [{call: 's3:*', effect: drop}]", "drop is not for rules of call"),
+        ("", "is empty; it takes the key `rules`"),
+        ("throttle everything", "is only a text; it takes the key `rules`"),
+        ("[1]", "is a list; it takes the key `rules`"),
+        ("rulez: []", "rules: is missing; rulez: there is no such key; did you mean rules?"),
+        ("rules: [x]", "rules.0: must be keys with values"),
+        ("rules: [{call: '*', effect: fail, time: 3}]", "rules.0.time: there is no such key; did you mean times?"),
+        ("rules: [{call: '*', effect: throtle}]", "rules.0.effect: there is no such effect; did you mean throttle?"),
+        ("rules: [{call: '*', effect: fail, times: often}]", "rules.0.times: must be a whole number"),
     ],
 )
 def test_a_file_that_can_not_be_used_says_why(tmp_path: Path, text: str, said: str) -> None:
@@ -212,6 +221,63 @@ def test_a_file_that_can_not_be_used_says_why(tmp_path: Path, text: str, said: s
         read(file)
     assert str(refused.value).startswith(str(file))
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("dynamodb:UpdateItm", "dynamodb has no operation UpdateItm; did you mean dynamodb:UpdateItem?"),
+        ("dynamodb:updateitem", "did you mean dynamodb:UpdateItem?"),
+        ("lambda:InvokeFunction", "did you mean lambda:Invoke?"),
+        ("sagemaker:Zork*", "sagemaker has no operation Zork*; it has "),
+        ("s3:get*", "s3 has no operation get*; capitals count, as in s3:Get"),
+        ("stepfunctions:StartExecution", "named, states; write states:StartExecution"),
+        ("cloudwatch:PutMetricData", "named, monitoring; write monitoring:PutMetricData"),
+        ("step-functions:StartExecution", "no service of AWS; did you mean states:StartExecution?"),
+        ("dynamodbb:*", "dynamodbb is no service of AWS; did you mean dynamodb:*?"),
+        ("../s3:GetObject", "../s3 is no service of AWS; such are dynamodb, "),
+        ("*:Zork*", "*:Zork* matches no operation of dynamodb, "),
+        ("s3:", "s3: is no call"),
+    ],
+)
+def test_a_call_that_does_not_exist_is_refused(name: str, said: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        FaultRule(call=name, effect="throttle")
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sagemaker:InvokeEndpoint",
+        "states:SendTask*",
+        "monitoring:PutMetricData",
+        "elasticmapreduce:RunJobFlow",
+        "iam:GetRole",
+        "*:Get*",
+        "*:*",
+        "s3:?etObject",
+    ],
+)
+def test_a_call_that_exists_is_taken(name: str) -> None:
+    assert FaultRule(call=name, effect="throttle").pattern == name
+
+
+def test_every_service_that_a_pattern_may_mean_has_operations() -> None:
+    assert [service for service in SERVICES if not operations(service)] == []
+
+
+def test_rules_tell_how_often_they_have_acted() -> None:
+    faults = standing(call="s3:GetObject", effect="throttle", times=2)
+    faults.add(FaultRule(call="s3:PutObject", effect="fail", about="locked"))
+    faults.add(FaultRule(call="s3:HeadObject", effect="note", skip=5))
+    for name in ("s3:GetObject", "s3:GetObject", "s3:GetObject", "s3:PutObject", "s3:HeadObject"):
+        call(faults, name)
+    assert faults.acted() == [
+        "rule 1 (call s3:GetObject: throttle) acted 2 times",
+        "rule 2 (call s3:PutObject about locked: fail) never acted: nothing matched it",
+        "rule 3 (call s3:HeadObject: note) never acted: 1 matched, which `skip` or `probability` let pass",
+    ]
 
 
 def test_a_file_of_rules(tmp_path: Path) -> None:
