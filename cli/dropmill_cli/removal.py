@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 from dropmill import audit, aws, ledger
 from dropmill.leases import close_leases
 from dropmill.ledger import LeaseState
-from dropmill.naming import STACK_TAG, Step, package_group, sagemaker_name
+from dropmill.naming import STACK_TAG, Step, sagemaker_name
 from dropmill.resources import CLOSING_ORDER, RESOURCES, TRAINING_LOGS, TRANSFORM_LOGS, Presence
 from dropmill.runs import end_run
 from dropmill.settings import settings
@@ -113,13 +113,14 @@ class Names:
 
     runs: dict[str, str] = field(default_factory=dict)
     """The recipe of each run."""
-    recipes: set[str] = field(default_factory=set)
     endpoints: set[str] = field(default_factory=set)
     open_leases: list[str] = field(default_factory=list)
 
 
-def find(place: Place) -> Remains:
+def find(place: Place, *, models: bool = False) -> Remains:
     """The stack, or what an earlier removal has left of it; points this process at it.
+
+    With `models` its model package groups count as something that was left.
 
     Raises:
         CommandError: there is no such stack, and never was one that left anything; it is none of Dropmill's, or it is
@@ -133,11 +134,15 @@ def find(place: Place) -> Remains:
             raise CommandError(f"stack {place.stack!r} is not a Dropmill stack, so it is left alone")
     else:
         _find_retained(remains)
-        if not remains.retained:
+        groups = [] if remains.retained else _package_groups(place.stack)
+        if not remains.retained and not (models and groups):
             where = place.url or os.environ.get("AWS_DEFAULT_REGION", "your region")
-            raise CommandError(
-                f"there is no stack {place.stack!r} in {where}, and none deleted there has left anything"
+            left = (
+                f"anything but its model package groups ({len(groups)}); --models deletes them"
+                if groups
+                else "anything"
             )
+            raise CommandError(f"there is no stack {place.stack!r} in {where}, and none deleted there has left {left}")
     os.environ["STACK_NAME"] = place.stack
     for variable, logical_id in _SETTINGS.items():
         os.environ[variable] = remains.one(logical_id)
@@ -158,7 +163,7 @@ def plan(remains: Remains, *, models: bool) -> RemovalDocument:
     add += [Item(kind="log-group", name=name) for name in _endpoint_groups(names)]
     if names.runs:
         add.append(Item(kind="log-streams", name="/aws/sagemaker/", note=f"of the jobs of {len(names.runs)} runs"))
-    groups = [Item(kind="model-package-group", name=name) for name in _package_groups(remains.name, names)]
+    groups = [Item(kind="model-package-group", name=name) for name in _package_groups(remains.name)]
     _models_stay(document, groups, models=models)
     if models:
         add += groups
@@ -189,7 +194,7 @@ def remove(remains: Remains, say: Say, *, models: bool, pause: float) -> Removal
         _delete_stack(remains, pause)
         gone.append(Item(kind="stack", name=remains.name))
     _delete_logs(remains, names, gone)
-    groups = _package_groups(remains.name, names)
+    groups = _package_groups(remains.name)
     if models:
         for name in groups:
             _delete_package_group(name)
@@ -289,7 +294,7 @@ def _has_a_stack(physical_id: str) -> bool:
 
 
 def _read_ledger(remains: Remains) -> Names:
-    """Every run, recipe and endpoint that the table speaks of; nothing where the table is gone."""
+    """Every run and endpoint that the table speaks of; nothing where the table is gone."""
     names = Names()
     for table in remains.of(_TABLE):
         try:
@@ -301,15 +306,12 @@ def _read_ledger(remains: Remains) -> Names:
         except ClientError as error:
             if aws.error_code(error) not in _GONE:
                 raise
-    names.recipes |= set(names.runs.values())
     return names
 
 
 def _note(names: Names, row: dict[str, Any]) -> None:
     pk, sk = str(row["pk"]), str(row["sk"])
-    if pk.startswith("CHAMPION#"):
-        names.recipes.add(pk.removeprefix("CHAMPION#"))
-    elif sk == "META" and "recipe" in row and pk.startswith("RUN#"):
+    if sk == "META" and "recipe" in row and pk.startswith("RUN#"):
         names.runs[pk.removeprefix("RUN#")] = str(row["recipe"])
     elif sk.startswith("LEASE#"):
         if row["state"] != LeaseState.CLOSED.value:
@@ -514,22 +516,22 @@ def _delete_if_empty(client: Any, name: str, gone: list[Item]) -> None:
         _delete_group(client, name, gone)
 
 
-def _package_groups(stack: str, names: Names) -> list[str]:
-    """The model package groups of the stack: those of its recipes that carry its tag."""
+def _package_groups(stack: str) -> list[str]:
+    """The model package groups of the stack: those whose names begin with its own and that carry its tag.
+
+    They are listed, since the ledger, which knows the recipes, may be gone.
+    """
     client: Any = aws.sagemaker()
     found: list[str] = []
-    for recipe in sorted(names.recipes):
-        name = package_group(stack, recipe)
-        try:
-            group = client.describe_model_package_group(ModelPackageGroupName=name)
-        except ClientError as error:
-            if aws.error_code(error) not in {"ValidationException", *_GONE}:
-                raise
-            continue
-        tags = client.list_tags(ResourceArn=group["ModelPackageGroupArn"])["Tags"]
-        if {"Key": STACK_TAG, "Value": stack} in tags:
-            found.append(name)
-    return found
+    for page in client.get_paginator("list_model_package_groups").paginate(NameContains=f"{stack}-"):
+        for group in page["ModelPackageGroupSummaryList"]:
+            name = group["ModelPackageGroupName"]
+            if not name.startswith(f"{stack}-"):
+                continue
+            tags = client.get_paginator("list_tags").paginate(ResourceArn=group["ModelPackageGroupArn"])
+            if any({"Key": STACK_TAG, "Value": stack} in one["Tags"] for one in tags):
+                found.append(name)
+    return sorted(found)
 
 
 def _models_stay(document: RemovalDocument, groups: list[Item], *, models: bool) -> None:

@@ -153,12 +153,15 @@ def test_the_table_knows_the_types_of_the_template_and_no_others(types: set[str]
 
 
 def test_each_type_s_actions_are_granted_and_no_others() -> None:
-    needed = {type_: actions for type_, actions in ACTIONS.items() if type_ != "AWS::KMS::Key"}
+    elsewhere = {"AWS::KMS::Key", "AWS::IAM::ManagedPolicy", "AWS::IAM::Role"}
+    needed = {type_: actions for type_, actions in ACTIONS.items() if type_ not in elsewhere}
     assert statements("deploy", without=BESIDES) == set().union(*needed.values())
+    written = ACTIONS["AWS::IAM::ManagedPolicy"] | ACTIONS["AWS::IAM::Role"]
+    assert statements("roles", without=BESIDES) == written
     assert statements("key", without=USE) == ACTIONS["AWS::KMS::Key"]
 
 
-@pytest.mark.parametrize("name", ["deploy", "key", "operate"])
+@pytest.mark.parametrize("name", ["deploy", "roles", "key", "operate"])
 def test_a_policy_is_one_that_iam_takes(name: str) -> None:
     document = policy(name)
     assert read_policy(document)
@@ -172,6 +175,25 @@ def test_a_policy_is_one_that_iam_takes(name: str) -> None:
     for one in document["Statement"]:
         assert one["Action"] == list(dict.fromkeys(one["Action"])), "an action stands twice"
         assert not any("*" in action for action in one["Action"])
+
+
+def test_only_the_templates_own_roles_and_policies_can_be_written() -> None:
+    """By the names that CloudFormation makes for them, so that nobody's own policy can be among them."""
+    resources = translate(ROOT / "template.yaml")["Resources"]
+
+    def arns(kind: str, type_: str) -> set[str]:
+        names = {name for name, body in resources.items() if body["Type"] == type_}
+        return {f"arn:aws:iam::ACCOUNT:{kind}/STACK-{name}-*" for name in names}
+
+    written = {one["Sid"]: set(one["Resource"]) for one in policy("roles")["Statement"]}
+    roles = arns("role", "AWS::IAM::Role")
+    assert written == {
+        "Policies": arns("policy", "AWS::IAM::ManagedPolicy"),
+        "Roles": roles,
+        # SageMaker gets this one from the functions.
+        "PassRoles": roles - {"arn:aws:iam::ACCOUNT:role/STACK-JobRole-*"},
+    }
+    assert not any(action.startswith("iam:") for action in statements("deploy", without=set()))
 
 
 def test_the_page_explains_every_parameter_and_policy() -> None:

@@ -37,12 +37,12 @@ def dropmill(cloud: Cloud, *arguments: str) -> int:
 def test_a_deployer_can_deploy_look_and_remove(cloud: Cloud) -> None:
     cloud.deploy(ROOT / "template.yaml", stack_name=STACK, parameters=PARAMETERS)
     assert len(cloud.journal) > 100
-    assert refused(granted(STACK, "deploy", "key"), cloud.journal) == set()
-    assert refused(granted(STACK, "deploy"), cloud.journal), "the key needs its own"
+    assert refused(granted(STACK, "deploy", "roles", "key"), cloud.journal) == set()
+    assert refused(granted(STACK, "deploy", "roles"), cloud.journal), "the key needs its own"
 
     cloud.journal.clear()
     assert dropmill(cloud, "doctor") == 0
     assert dropmill(cloud, "remove", "--models", "--yes") == 0
-    everything = granted(STACK, "deploy", "key", "operate")
+    everything = granted(STACK, "deploy", "roles", "key", "operate")
     assert refused(everything, cloud.journal) == set()
-    assert refused(granted(STACK, "deploy", "key"), cloud.journal)
+    assert refused(granted(STACK, "deploy", "roles", "key"), cloud.journal)

@@ -164,13 +164,32 @@ def test_a_stack_is_removed_with_everything_in_it(stand: Stand, before: dict[str
     code, printed, said = remove(stand, "--models", answer="dropmill-local\n")
     assert (code, said) == (0, "")
     assert {"sagemaker:DeleteEndpoint", "logs:DeleteLogStream"} <= {call.action for call in stand.cloud.journal}
-    assert refused(granted("dropmill-local", "deploy", "operate"), stand.cloud.journal) == set()
+    assert refused(granted("dropmill-local", "deploy", "roles", "operate"), stand.cloud.journal) == set()
     assert f"gone: table {stand.stack.outputs['LedgerTable']}" in printed
     assert names(stand) == before
     assert stand.cloud.client("s3").list_objects_v2(Bucket=f"{NEIGHBOUR}-drops")["KeyCount"] == 1
 
     code, _, said = remove(stand, "--yes")
     assert (code, "there is no stack 'dropmill-local'" in said) == (2, True)
+
+
+def test_the_models_can_go_later(stand: Stand) -> None:
+    client, stack = stand.client("sagemaker"), "bygone"
+    for name, owner in (("bygone-digits", stack), ("bygone-2-digits", "bygone-2"), ("else-bygone-digits", stack)):
+        tag = {"Key": "dropmill:stack", "Value": owner}
+        client.create_model_package_group(ModelPackageGroupName=name, Tags=[tag])
+    others = names(stand)["package groups"] - {"bygone-digits"}
+    code, _, said = remove(stand, "--yes", stack=stack)
+    assert (code, "anything but its model package groups (1); --models deletes them" in said) == (2, True)
+    assert "would go: model-package-group bygone-digits" in remove(stand, "--dry-run", "--models", stack=stack)[1]
+    stand.cloud.journal.clear()
+    code, printed, said = remove(stand, "--yes", "--models", stack=stack)
+    assert (code, said) == (0, "")
+    assert "gone: model-package-group bygone-digits" in printed
+    assert refused(granted(stack, "deploy", "roles", "operate"), stand.cloud.journal) == set()
+    assert names(stand)["package groups"] == others
+    code, _, said = remove(stand, "--yes", "--models", stack=stack)
+    assert (code, "has left anything" in said) == (2, True)
 
 
 def test_what_is_no_stack_of_this_application_is_left_alone(stand: Stand) -> None:
