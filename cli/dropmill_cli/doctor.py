@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from pydantic import BaseModel, Field
@@ -19,7 +20,7 @@ from dropmill.errors import InvalidRecipe
 from dropmill.instances import within
 from dropmill.ledger import LeaseState
 from dropmill.naming import recipe_key
-from dropmill.recipe import RECIPE_BYTES_MAX, Recipe, built_in_recipe, parse_recipe
+from dropmill.recipe import RECIPE_BYTES_MAX, RECIPE_NAME_MAX, Recipe, built_in_recipe, parse_recipe
 from dropmill_cli.drops import RecipeChoice
 from dropmill_cli.errors import CommandError
 from dropmill_cli.stack import LOCAL_STACK, Place, point_at, use
@@ -28,6 +29,7 @@ CHECKS_AT_ONCE: Final = 8
 OVERDUE_SECONDS: Final = 900
 """A lease that is older than its deadline by this has been missed by three sweeps."""
 _RECIPE_KEY: Final = re.compile(r"recipes/([a-z0-9](?:-?[a-z0-9])*)\.yaml")
+_NAMED_MAX: Final = 5
 _UNSERVED: Final = {"UnknownOperationException", "UnknownOperation"}
 _DENIED: Final = {"AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation"}
 _ALL_WELL: Final = {"CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE"}
@@ -257,25 +259,72 @@ def recipes(patient: Patient, choices: list[RecipeChoice]) -> Iterator[Check]:
     """Every recipe that was asked for, or every one in the drop bucket, read as a run reads it."""
     bucket = patient.outputs.get("DropBucket")
     if not choices:
-        choices = _in_bucket(bucket) if bucket else []
+        misnamed: list[str] = []
+        if bucket:
+            choices, misnamed = _in_bucket(bucket)
+        if misnamed:
+            more = f" and {len(misnamed) - _NAMED_MAX} more" if len(misnamed) > _NAMED_MAX else ""
+            found = f"no recipe can be called so: {', '.join(misnamed[:_NAMED_MAX])}{more}"
+            advice = (
+                f"no drop can use it; give it the key recipes/NAME.yaml, with a NAME of at most {RECIPE_NAME_MAX} small"
+                " letters, digits and single hyphens between them"
+            )
+            yield warning("recipes", found, advice)
         if not choices:
-            patient.recipes["linear-learner"] = _fitted(patient, Recipe(algorithm="linear-learner"))
-            yield ok("recipes", "there are none yet besides the built-in ones")
-            return
+            if not bucket:
+                patient.recipes["linear-learner"] = Recipe(algorithm="linear-learner")
+                yield skipped("recipes", "there is no stack whose recipes could be read")
+                return
+            yield ok("recipes", "there are none yet besides the built-in ones, for which linear-learner is looked at")
+            choices = [RecipeChoice("linear-learner", b"algorithm: linear-learner\n")]
     for choice in choices:
         try:
-            recipe = _read(choice, bucket)
-            patient.recipes[choice.name] = _fitted(patient, recipe)
+            recipe = _fitted(patient, _read(choice, bucket))
+        except _UnknownRecipe as error:
+            built_in = ", ".join(sorted(algorithms.ALGORITHMS))
+            yield failure("recipes", f"{choice.name}: {error}", f"look at the name; built in are {built_in}")
         except InvalidRecipe as error:
             yield failure("recipes", f"{choice.name}: {error}", "every drop for it would be refused; mend the recipe")
         else:
+            if unknown := _unknown_instances(recipe):
+                found = f"{choice.name}: SageMaker doesn't know {', '.join(unknown)}"
+                advice = (
+                    "its jobs would be refused; choose another type, in the recipe or by the stack's parameter"
+                    " (if AWS has it by now, a newer boto3 knows it)"
+                )
+                yield failure("recipes", found, advice)
+                continue
+            patient.recipes[choice.name] = recipe
             yield ok("recipes", f"{choice.name} can be used ({recipe.algorithm})")
 
 
-def _in_bucket(bucket: str) -> list[RecipeChoice]:
+def _in_bucket(bucket: str) -> tuple[list[RecipeChoice], list[str]]:
+    """The recipes, and the keys of files that look like some but are called as no recipe can be."""
     pages = aws.s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="recipes/")
-    keys = (one["Key"] for page in pages for one in page.get("Contents", ()))
-    return [RecipeChoice(match[1]) for key in keys if (match := _RECIPE_KEY.fullmatch(key))]
+    choices, misnamed = [], []
+    for key in (one["Key"] for page in pages for one in page.get("Contents", ())):
+        match = _RECIPE_KEY.fullmatch(key)
+        if match and len(match[1]) <= RECIPE_NAME_MAX:
+            choices.append(RecipeChoice(match[1]))
+        elif key.lower().endswith((".yaml", ".yml")):
+            misnamed.append(key)
+    return choices, misnamed
+
+
+class _UnknownRecipe(InvalidRecipe):
+    """There is no recipe of this name."""
+
+
+def _unknown_instances(recipe: Recipe) -> list[str]:
+    """The instance types that SageMaker's API, as this botocore knows it, doesn't have for what they are to do."""
+    shape_of = botocore.session.get_session().get_service_model("sagemaker").shape_for
+    evaluation = "ProductionVariantInstanceType" if recipe.evaluation.serve == "endpoint" else "TransformInstanceType"
+    wanted = (
+        (recipe.training.instance_type, "TrainingInstanceType", "training"),
+        (recipe.evaluation.instance_type, evaluation, "evaluation"),
+        (recipe.scoring.instance_type, "TransformInstanceType", "scoring"),
+    )
+    return [f"{type_} for {use}" for type_, shape, use in wanted if type_ not in shape_of(shape).enum]
 
 
 def _read(choice: RecipeChoice, bucket: str | None) -> Recipe:
@@ -293,7 +342,7 @@ def _read(choice: RecipeChoice, bucket: str | None) -> Recipe:
         recipe = built_in_recipe(choice.name)
         if recipe is None:
             where = f"s3://{bucket}/{recipe_key(choice.name)}" if bucket else "a file recipe.yaml"
-            raise InvalidRecipe(f"there is no such recipe; put it at {where}")
+            raise _UnknownRecipe(f"there is no such recipe; put it at {where}")
         return recipe
     if len(text) > RECIPE_BYTES_MAX:
         raise InvalidRecipe(f"it is larger than {RECIPE_BYTES_MAX // 1024} KB")

@@ -96,4 +96,4 @@ def test_an_account_without_the_stack(cloud: Cloud) -> None:
     code, document = look(cloud, "--stack", "nowhere")
     assert code == 1
     assert "there is no stack nowhere" in found(document, "failure")["stack"]
-    assert found(document, "ok").keys() == {"credentials", "recipes", "images"}
+    assert found(document, "ok").keys() == {"credentials", "images"}

@@ -25,6 +25,7 @@ OUTPUTS = {
     "StartScoringFunctionName": "d-start-scoring",
     "JobRoleArn": "arn:aws:iam::123456789012:role/d-jobs",
 }
+LONG = "a" * 41
 
 
 class Api:
@@ -120,9 +121,9 @@ class TestRecipes:
     def test_each_is_read_as_a_run_reads_it(self) -> None:
         who = patient()
         who.parameters = {
-            "TrainingInstanceType": "ml.c5.large",
-            "EvaluationInstanceType": "ml.c5.large",
-            "ScoringInstanceType": "ml.c5.large",
+            "TrainingInstanceType": "ml.c5.xlarge",
+            "EvaluationInstanceType": "ml.c5.xlarge",
+            "ScoringInstanceType": "ml.c5.xlarge",
             "MaxInstanceHours": "6",
         }
         choices = [
@@ -137,7 +138,54 @@ class TestRecipes:
         assert "line 2" in checks[1].found
         assert "MaxInstanceHours" in checks[2].found
         assert list(who.recipes) == ["good"]
-        assert who.recipes["good"].training.instance_type == "ml.c5.large"
+        assert who.recipes["good"].training.instance_type == "ml.c5.xlarge"
+
+    def test_an_instance_type_that_sagemaker_does_not_have(self) -> None:
+        who = patient()
+        who.outputs = {}
+        text = (
+            b"algorithm: kmeans\ntraining: {instance_type: ml.p99.xlarge}\nevaluation: {instance_type: ml.t2.medium}\n"
+        )
+        transform = b"algorithm: kmeans\nevaluation: {with: transform, instance_type: ml.t2.medium}\n"
+        trained, evaluated = doctor.recipes(who, [RecipeChoice("one", text), RecipeChoice("two", transform)])
+        assert (trained.status, evaluated.status) == (Status.FAILURE, Status.FAILURE)
+        assert trained.found == "one: SageMaker doesn't know ml.p99.xlarge for training"
+        assert evaluated.found == "two: SageMaker doesn't know ml.t2.medium for evaluation"
+        assert not who.recipes
+
+    @pytest.mark.parametrize(
+        ("keys", "expected"),
+        [
+            (["recipes/"], []),
+            (["recipes/odd_name.yaml"], ["recipes/odd_name.yaml"]),
+            (["recipes/digits.yml", "recipes/notes.txt", f"recipes/{LONG}.yaml"], ["digits.yml", f"{LONG}.yaml"]),
+        ],
+    )
+    def test_a_key_that_is_no_recipe_s(
+        self, monkeypatch: pytest.MonkeyPatch, keys: list[str], expected: list[str]
+    ) -> None:
+        api = Api(list_objects_v2={"Contents": [{"Key": key} for key in keys]})
+        monkeypatch.setattr("dropmill.aws.s3", lambda: api)
+        who = patient()
+        who.parameters = {
+            "TrainingInstanceType": "ml.c5.xlarge",
+            "EvaluationInstanceType": "ml.c5.xlarge",
+            "ScoringInstanceType": "ml.c5.xlarge",
+        }
+        *warned, none, built_in = doctor.recipes(who, [])
+        assert (none.status, built_in.status) == (Status.OK, Status.OK)
+        assert who.recipes["linear-learner"].training.instance_type == "ml.c5.xlarge"
+        assert [check.status for check in warned] == [Status.WARNING][: len(expected)]
+        assert all(name in warned[0].found for name in expected)
+        assert not any("notes.txt" in check.found for check in warned)
+
+    def test_what_can_be_said_without_a_stack(self) -> None:
+        who = patient()
+        who.outputs = {}
+        assert statuses(list(doctor.recipes(who, []))) == ["skipped"]
+        assert list(who.recipes) == ["linear-learner"]
+        (check,) = doctor.recipes(who, [RecipeChoice("kmean")])
+        assert (check.status, "built in are" in str(check.advice)) == (Status.FAILURE, True)
 
     def test_one_that_is_nowhere(self) -> None:
         with pytest.raises(InvalidRecipe, match="there is no such recipe"):
