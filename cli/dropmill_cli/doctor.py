@@ -317,7 +317,8 @@ class _UnknownRecipe(InvalidRecipe):
 
 def _unknown_instances(recipe: Recipe) -> list[str]:
     """The instance types that SageMaker's API, as this botocore knows it, doesn't have for what they are to do."""
-    shape_of = botocore.session.get_session().get_service_model("sagemaker").shape_for
+    # Its stubs lack the enum that every shape of a string has.
+    shape_of: Any = botocore.session.get_session().get_service_model("sagemaker").shape_for
     evaluation = "ProductionVariantInstanceType" if recipe.evaluation.serve == "endpoint" else "TransformInstanceType"
     wanted = (
         (recipe.training.instance_type, "TrainingInstanceType", "training"),
