@@ -214,3 +214,34 @@ def host() -> Host:
             else:
                 return Host(address, address)
     return Host("127.0.0.1", "host-gateway")
+
+
+_PROBE = """
+import pathlib, socket, sys
+pathlib.Path("/var/task/probe").read_bytes()
+socket.create_connection((sys.argv[1], int(sys.argv[2])), 20).close()
+"""
+
+
+def check_containers(image: Image, host: Host) -> None:
+    """See that a container starts, finds a folder of this machine and reaches a server on it, as every function must.
+
+    Raises Missing where it does not: an engine within a container or a sandbox may answer all the same.
+    """
+    folder = CACHE / "probe"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "probe").touch()
+    version = re.sub(r".*:([\d.]+)-.*", r"\1", image.tag)
+    with socket.create_server((host.listen, 0)) as server:
+        told = [HOST_NAME, str(server.getsockname()[1])]
+        try:
+            done = _docker(
+                *("run", "--rm", "--add-host", f"{HOST_NAME}:{host.seen_as}"),
+                *("--volume", f"{folder}:/var/task:ro", "--entrypoint", f"/var/lang/bin/python{version}"),
+                *(image.tag, "-c", _PROBE, *told),
+            )
+            why = (done.stderr.strip() or "it failed").splitlines()[-1] if done.returncode else ""
+        except subprocess.TimeoutExpired as error:
+            why = f"nothing within {error.timeout:.0f} s"
+    if why:
+        raise Missing(f"a Docker engine answers, but its containers can't be used here: {why}")

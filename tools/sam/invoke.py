@@ -252,9 +252,10 @@ def prove(said: Callable[[str], None]) -> Proof:
     with engine.engine():
         image = engine.image()
         said(f"image {image}")
+        host = engine.host()
+        engine.check_containers(image, host)
         built = build.build()
         said(f"built {built.relative_to(build.ROOT)} ({time.monotonic() - begun:.0f} s)")
-        host = engine.host()
         with cloud(host) as url, tempfile.TemporaryDirectory(prefix="dropmill-") as folder:
             said(f"an embedded cloud serves at {url}")
             world = World(url)
