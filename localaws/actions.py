@@ -8,6 +8,7 @@ told apart by botocore's own service models.
 
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +61,11 @@ def prefix(service: str) -> str:
 # -- the operation
 
 
+# Clients compress large requests of these
+# (https://docs.aws.amazon.com/sdkref/latest/guide/feature-compression.html).
+_COMPRESSED = {"monitoring"}
+_UNPACKED_AT_MOST = 16 << 20
+
 _INVOCATION = re.compile(r"/endpoints/([^/]+)/(?:async-)?invocations")
 
 
@@ -69,6 +75,8 @@ def operation(service: str, environ: Environ, body: bytes) -> tuple[str, dict[st
     The parameters of a JSON request are whole; of a REST request they are its path, its query and its headers (in small
     letters); of a query request the form's fields. The name is empty where it can't be told.
     """
+    if environ.get("HTTP_CONTENT_ENCODING") == "gzip" and service in _COMPRESSED:
+        body = _unpacked(body)
     target = environ.get("HTTP_X_AMZ_TARGET")
     if target:
         return str(target).rsplit(".", 1)[-1], _json(body)
@@ -80,6 +88,13 @@ def operation(service: str, environ: Environ, body: bytes) -> tuple[str, dict[st
         form = {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
         return form.get("Action", ""), form
     return _rest_operation(service, environ)
+
+
+def _unpacked(body: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(wbits=31).decompress(body, _UNPACKED_AT_MOST)
+    except zlib.error:
+        return b""
 
 
 def _json(body: bytes) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Decisions on policies, and what calls need, without a cloud."""
 
+import gzip
 import json
 from typing import Any
 
@@ -139,3 +140,11 @@ def test_a_rest_request_is_told_by_method_path_and_query() -> None:
 def test_a_policy_is_read_once() -> None:
     text = json.dumps({"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}})
     assert iam.read_text(text) is iam.read_text(text)
+
+
+def test_a_compressed_request_tells_what_it_asks() -> None:
+    environ = {"HTTP_CONTENT_ENCODING": "gzip", "CONTENT_TYPE": "application/x-www-form-urlencoded"}
+    form = b"Action=PutMetricData&Namespace=/aws/sagemaker/TrainingJobs"
+    name, parameters = actions.operation("monitoring", environ, gzip.compress(form))
+    assert (name, parameters["Namespace"]) == ("PutMetricData", "/aws/sagemaker/TrainingJobs")
+    assert actions.operation("monitoring", environ, b"no gzip")[0] == ""
