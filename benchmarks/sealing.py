@@ -91,7 +91,9 @@ def _main() -> None:
     plan = Plan(
         run_id=RUN,
         recipe_name="benchmark",
-        recipe=Recipe.model_validate({"algorithm": "kmeans", "hyperparameters": {"k": "10"}}),
+        recipe=Recipe.model_validate(
+            {"algorithm": "kmeans", "hyperparameters": {"k": "10"}, "training": {"volume_gb": 100}}
+        ),
         drop=source,
         files=[file],
         layout=Layout(format=FileFormat.CSV, columns=columns, feature_columns=list(range(_COLUMNS))),
