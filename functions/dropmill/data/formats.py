@@ -100,9 +100,12 @@ def look(files: Sequence[DropFile], options: DataOptions, *, width: int | None =
     scanned = sum(drop.file.size for drop in files) <= SCAN_BYTES_MAX
     if kind is FileFormat.CSV and not gzipped and scanned and _quoted_line_ends(files, looks):
         layout = layout.model_copy(update={"quoted_line_ends": True})
-        looks = [replace(seen, unit=Unit.WHOLE, start=0, end=1, first_line=1) for seen in looks]
+        looks = [read_whole(seen) for seen in looks]
     looks = [replace(seen, layout=layout) for seen in looks]
-    dropped = [_dropped(drop, seen, sources) for drop, seen in zip(files, looks, strict=True)]
+    dropped = [
+        dropped_file(drop, seen, sources[drop.file.labels.name] if drop.file.labels else None)
+        for drop, seen in zip(files, looks, strict=True)
+    ]
     if options.missing != "refuse" and layout.sparse_columns is None:
         fill = [0.0] * layout.feature_dim
         layout = layout.model_copy(update={"fill": fill})
@@ -207,12 +210,18 @@ def _quoted_line_ends(files: Sequence[DropFile], looks: Sequence[Look]) -> bool:
     return any(_each(lambda pair: delimited.has_quoted_line_ends(pair[0].file, pair[1]), pairs))
 
 
-def _dropped(drop: DropFile, seen: Look, sources: dict[str, ObjectVersion]) -> DroppedFile:
+def read_whole(seen: Look) -> Look:
+    """The look at a file that is read in one piece: its lines can't be told from what stands within quotation marks."""
+    return replace(seen, unit=Unit.WHOLE, start=0, end=1, first_line=1)
+
+
+def dropped_file(drop: DropFile, seen: Look, labels: ObjectVersion | None = None) -> DroppedFile:
+    """The file as plans have it. `labels` is the object that holds its labels, where that is another."""
     return DroppedFile(
         source=drop.source,
         name=drop.file.name,
         part=drop.part,
-        labels=sources[drop.file.labels.name] if drop.file.labels else None,
+        labels=labels,
         unit=seen.unit,
         start=seen.start,
         end=seen.end,

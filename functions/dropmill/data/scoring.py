@@ -15,7 +15,7 @@ from dropmill.contracts import DroppedFile, FileFormat, FoundProblem, Layout, Pi
 from dropmill.data import delimited, libsvm
 from dropmill.data.blocks import Features
 from dropmill.data.checks import Problems, ScoredColumns, refuse, trained_columns
-from dropmill.data.formats import SCAN_BYTES_MAX, WHOLE_BYTES_MAX, DropFile
+from dropmill.data.formats import SCAN_BYTES_MAX, WHOLE_BYTES_MAX, DropFile, dropped_file, read_whole
 from dropmill.data.readers import READERS
 from dropmill.data.recognise import recognise
 from dropmill.data.recordio import SparseMatrix
@@ -58,19 +58,11 @@ def look_like(drop: DropFile, trained: Layout, options: DataOptions) -> LookedLi
         and delimited.has_quoted_line_ends(file, seen)
     ):
         layout = seen.layout.model_copy(update={"quoted_line_ends": True})
-        seen = replace(seen, layout=layout, unit=Unit.WHOLE, start=0, end=1, first_line=1)
+        seen = replace(read_whole(seen), layout=layout)
     if seen.unit is Unit.WHOLE and file.size > WHOLE_BYTES_MAX:
         refuse(file.name, f"has {file.size:,} bytes, and such a file can't be divided: at most {WHOLE_BYTES_MAX:,}")
     return LookedLike(
-        DroppedFile(
-            source=drop.source,
-            name=file.name,
-            unit=seen.unit,
-            start=seen.start,
-            end=seen.end,
-            first_line=seen.first_line,
-            rows=seen.rows,
-        ),
+        dropped_file(drop, seen),
         _reading(file.name, seen.layout, wanted),
     )
 
